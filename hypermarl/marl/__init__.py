@@ -1,0 +1,1 @@
+"""Control agents: policies, rollouts, objectives and the training loop."""

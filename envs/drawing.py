@@ -62,3 +62,33 @@ def choices(chosen: Sequence[int], reward: Sequence[float], played: int, steps: 
             shade = (WORST + (BEST - WORST) * earned).astype(np.uint8)
             box(picture, row, 16 + n * cell, cell - gap, round(side * earned), shade)
     return picture
+
+
+def particles(
+    position: np.ndarray, landmark: np.ndarray, colour: np.ndarray, within: float, played: int, steps: int
+) -> np.ndarray:
+    """Agents as discs and landmarks as rings, each in its colour.
+
+    `position [N, 2]`, `landmark [G, 2]` and `colour [N]` (the landmark that an agent seeks); the view holds at least
+    +-`within`, more where agents have left it.
+    """
+    size, top = 448, 24
+    reach = max(within, float(np.abs(position).max())) * 1.08
+    picture = canvas(top + size, size)
+    box(picture, 8, 8, 8, size - 16, LINE)
+    box(picture, 8, 8, 8, round((size - 16) * min(played / steps, 1)), INK)
+    box(picture, top, 0, size, size, WHITE)
+    palette = colours(len(landmark))
+    scale = size / (2 * reach)
+
+    def place(point: np.ndarray) -> tuple[float, float]:
+        return top + size / 2 - float(point[1]) * scale, size / 2 + float(point[0]) * scale
+
+    for shade, point in zip(palette, landmark, strict=True):
+        for radius, paint in ((14, shade), (10, np.array(WHITE))):
+            disc(picture, *place(point), radius, paint)
+    radius = 6 if len(position) <= 64 else 3
+    for kind, point in zip(colour, position, strict=True):
+        disc(picture, *place(point), radius + 1, WHITE)
+        disc(picture, *place(point), radius, palette[kind])
+    return picture

@@ -126,7 +126,7 @@ def _hydra(words: list[str]) -> dict[str, Any]:
         try:
             several = parser.parse_override(word).is_sweep_override()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{shown!r} cannot be read; quote values with special characters: {_line(error)}") from error
+            raise UserError(f"{shown!r} cannot be read: {_line(error)}. Text with special characters goes in quotes, \"key='...'\".") from error
         if several:
             raise UserError(f"{shown!r} gives several values; a list is written [1,2], several seeds are seeds=N.")
     try:
@@ -177,10 +177,14 @@ def to_dict(config: Any) -> Any:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """The one of `words` most like `word`; of dotted keys the last part counts as much as the whole."""
+    last = word.rpartition(".")[2]
+    initials = "".join(part[:1] for part in last.split("_"))  # learning_rate is meant to be lr
 
     def likeness(candidate: str) -> float:
-        last = difflib.SequenceMatcher(None, word.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return last + difflib.SequenceMatcher(None, word, candidate).ratio()
+        end = candidate.rpartition(".")[2]
+        alike = 1.0 if len(initials) > 1 and end == initials else difflib.SequenceMatcher(None, last, end).ratio()
+        inside = word.startswith(f"{candidate}.")  # the group that lacks the key is no answer
+        return alike + difflib.SequenceMatcher(None, word, candidate).ratio() - 2.0 * inside
 
     return max(words, key=likeness)
 
@@ -270,7 +274,8 @@ def _as_int(value: Any) -> int | None:
 
 
 def _as_float(value: Any) -> float | None:
-    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or value != value
+    return None if wrong else float(value)
 
 
 def _as_str(value: Any) -> str | None:

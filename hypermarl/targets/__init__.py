@@ -1,0 +1,6 @@
+"""How generated tensors are used."""
+
+from hypermarl.targets.gru import GRUTarget
+from hypermarl.targets.mlp import MLPTarget
+
+__all__ = ["GRUTarget", "MLPTarget"]

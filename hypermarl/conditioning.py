@@ -1,0 +1,108 @@
+"""Who an agent is, as numbers: ids, learned embeddings or given features.
+
+Letters: `S` seeds, `N` agents, `d` conditioning, `f` features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hypermarl.errors import UserError
+
+
+class OneHot(nn.Module):
+    """Agents told apart by number only; gives the ids `[N]`, which a generator reads as rows of a table."""
+
+    ids: Tensor
+
+    def __init__(self, agents: int) -> None:
+        super().__init__()
+        self.dim = agents
+        self.register_buffer("ids", torch.arange(agents), persistent=False)
+
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        return self.ids if ids is None else ids
+
+
+class Nobody(nn.Module):
+    """No conditioning: all agents are one, `[1, 0]`."""
+
+    empty: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim = 0
+        self.register_buffer("empty", torch.zeros(1, 0), persistent=False)
+
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        return self.empty
+
+
+class AgentTable(nn.Module):
+    """A learned embedding per agent, orthogonal at the start (arXiv 2412.04233, section 4.2): `[*lead, N, d]`."""
+
+    def __init__(self, agents: int, dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.dim = dim
+        start = nn.init.orthogonal_(torch.empty(agents, dim), math.sqrt(2.0), generator=rng)
+        self.weight = nn.Parameter(start)
+
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        return self.weight if ids is None else self.weight.index_select(-2, ids)
+
+    @torch.no_grad()
+    def add(self, embedding: Tensor) -> int:
+        """Append agents `[*lead, k, d]` (or `[d]`), for instance a mixture of known ones; returns the first new id."""
+        rows = embedding.to(self.weight).reshape(*self.weight.shape[:-2], -1, self.dim)
+        first = self.weight.shape[-2]
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows], -2))
+        return first
+
+
+class Features(nn.Module):
+    """Given descriptions of the agents, standardised over the training agents: `[N, f]`, no parameter of its own.
+
+    Agents that were not there in training are described by their features alone: `conditioner(features)`.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        table = torch.tensor([list(row) for row in rows], dtype=torch.float32)
+        if table.ndim != 2 or not table.numel():
+            raise UserError("sharing.features needs one row of numbers per agent, all of one length.")
+        self.dim = table.shape[1]
+        self.register_buffer("rows", table)
+        self.register_buffer("mean", table.mean(0))
+        spread = table.std(0, correction=0)
+        self.register_buffer("scale", torch.where(spread > 0, spread, torch.ones_like(spread)))
+
+    def forward(self, features: Tensor | None = None) -> Tensor:
+        rows = self.rows if features is None else features.to(self.rows)
+        # A row that stacking put under a seeds axis stays as it is: the mean and scale carry the same axes.
+        return (rows - self.mean.unsqueeze(-2)) / self.scale.unsqueeze(-2)
+
+
+Conditioner = OneHot | Nobody | AgentTable | Features
+
+
+def make_conditioner(
+    kind: str, agents: int, dim: int, features: Sequence[Sequence[float]], rng: torch.Generator
+) -> Conditioner:
+    """The conditioner of `kind` (none, one_hot, table, features) for a group of N agents."""
+    if kind == "none":
+        return Nobody()
+    if kind == "one_hot":
+        return OneHot(agents)
+    if kind == "features":
+        if len(features) != agents:
+            raise UserError(f"sharing.features has {len(features)} rows for {agents} agents.")
+        return Features(features)
+    return AgentTable(agents, dim, rng)

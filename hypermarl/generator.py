@@ -1,0 +1,261 @@
+"""The generator core: conditioning in, every agent's named tensors out.
+
+    trunk -> features [*lead, N, W];  plus the slot's places [K, W];  the slot's head -> [*lead, N, K, *shape];
+    plus the slot's base [K, *shape];  unbind K into names.
+
+It knows neither policies nor language models. Parameters may carry leading axes (`lead`, in training the seeds `S`,
+see `hypermarl.stacking`): nothing here counts dimensions from the front.
+
+The base is drawn with each tensor's own start (orthogonal times its gain, normal, or zero) and the head starts at
+zero, so what is generated starts exactly as a directly built network would, whatever the sizes. The published code
+draws head rows orthogonal instead, which starts 3.9 times too large at its own sizes (arXiv 2412.04233, section 4.2
+against its code).
+
+Letters: `N` agents, `d` conditioning, `W` features, `K` tensors in a slot, `T` trunks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hypermarl.activations import ACTIVATIONS
+from hypermarl.errors import UserError
+from hypermarl.spec import TargetSpec, Weights, WeightSpec
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Which generator; every sharing mode is a setting of these."""
+
+    trunk: tuple[int, ...] = ()  # widths, each followed by the activation; () passes the conditioning through
+    trunk_per: Literal["all", "slot"] = "all"  # one trunk for all slots, or one each (the published layout)
+    trunk_bias: bool = True
+    activation: Literal["relu", "tanh", "silu", "elu", "gelu"] = "tanh"
+    normalise: bool = False  # features to root mean square 1
+    head: Literal["none", "full", "low_rank", "chunked"] = "full"
+    rank: int = 4
+    chunk: int = 512
+    base: bool = True
+    start: Literal["equal", "distinct"] = "equal"  # distinct: a head solved so that each agent has its own exact draw
+
+    def __post_init__(self) -> None:
+        if self.head == "none" and not self.base:
+            raise UserError("A generator with neither head nor base generates nothing: set head or base.")
+        if self.start == "distinct" and self.head != "full":
+            raise UserError(f"start=distinct is solved for head=full only, not for head={self.head}.")
+        if not self.base and self.start != "distinct":
+            raise UserError("A generator without a base must start distinct: a zero head would generate zeros.")
+        if min((self.rank, self.chunk, *self.trunk)) < 1:
+            raise UserError("Generator widths, rank and chunk must be at least 1.")
+
+
+class Generator(nn.Module):
+    """Conditioning `[*lead, N, d]` (or integer ids `[N]` of a table of `d` agents) -> `{name: [*lead, N, *shape]}`.
+
+    Tensors that all agents share come as `[*lead, 1, *shape]`. Owns every trained parameter of what it generates.
+    `rng` draws the start; `spec` says what is generated.
+    """
+
+    def __init__(self, spec: TargetSpec, cond_dim: int, *, config: GeneratorConfig, rng: torch.Generator) -> None:
+        super().__init__()
+        self.spec = spec
+        self.cond_dim = cond_dim
+        self.config = config
+        slots = spec.slots()
+        self._slots = slots
+        self._headed = tuple(slot for slot, (first, *_) in slots.items() if config.head != "none" and not first.shared)
+        trunks = (len(self._headed) if config.trunk_per == "slot" else 1) if config.trunk else 0
+        self.trunk = nn.ParameterList()
+        self.trunk_bias = nn.ParameterList()
+        width = cond_dim
+        for out in config.trunk if self._headed else ():
+            self.trunk.append(nn.Parameter(_drawn_each(trunks, (width, out), math.sqrt(2.0), rng)))
+            if config.trunk_bias:
+                self.trunk_bias.append(nn.Parameter(torch.zeros(trunks, out)))
+            width = out
+        self.width = width
+        self.heads = nn.ModuleDict()
+        for slot in self._headed:
+            first = slots[slot][0]
+            self.heads[_key(slot)] = _head(first, len(slots[slot]), width, config, rng)
+        self.base = nn.ParameterDict()
+        for slot, members in slots.items():
+            if config.base or members[0].shared:
+                self.base[_key(slot)] = nn.Parameter(torch.stack([draw(m, rng) for m in members]))
+
+    def forward(self, cond: Tensor) -> Weights:
+        """Weights of the agents described by `cond`; ids pick rows of a head without a trunk, as a table does."""
+        features = self._features(cond)
+        generated: Weights = {}
+        for slot, members in self._slots.items():
+            shape = members[0].shape
+            value: Tensor | None = None
+            if slot in self._headed:
+                assert features is not None
+                mine = features[self._headed.index(slot)] if self.config.trunk_per == "slot" else features[0]
+                value = self.heads[_key(slot)](mine)  # [*lead, N, K, *shape]
+            if _key(slot) in self.base:
+                base = self.base[_key(slot)].unsqueeze(-len(shape) - 2)  # [*lead, 1, K, *shape]
+                value = base if value is None else value + base
+            assert value is not None
+            for weight, tensor in zip(members, value.unbind(-len(shape) - 1), strict=True):
+                generated[weight.name] = tensor
+        return {weight.name: generated[weight.name] for weight in self.spec.weights}
+
+    def _features(self, cond: Tensor) -> tuple[Tensor, ...] | None:
+        """One `[*lead, N, W]` per trunk, or the ids themselves."""
+        if not self._headed:
+            return None
+        if not cond.is_floating_point():
+            if not len(self.trunk):
+                return (cond,) * max(1, len(self._headed))
+            cond = nn.functional.one_hot(cond, self.cond_dim).to(self.trunk[0].dtype)
+        if not len(self.trunk):
+            return (cond,) * max(1, len(self._headed))
+        x = cond.unsqueeze(-3)  # [*lead, 1, N, d]
+        for i, weight in enumerate(self.trunk):
+            x = x @ weight
+            if len(self.trunk_bias):
+                x = x + self.trunk_bias[i].unsqueeze(-2)
+            x = ACTIVATIONS[self.config.activation](x)
+        if self.config.normalise:
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8)
+        return x.unbind(-3)
+
+    @torch.no_grad()
+    def start_distinct(self, cond: Tensor, rng: torch.Generator) -> None:
+        """Solve every head so that each agent starts with its own exact draw of each tensor.
+
+        Needs features of full row rank over agents and places, so at least N*K wide; below that the solution would
+        blow up (measured in the dossier), so it raises `UserError`. Meant for a generator without leading axes.
+        """
+        features = self._features(cond)
+        if features is None:
+            return
+        for i, slot in enumerate(self._headed):
+            members = self._slots[slot]
+            head = self.heads[_key(slot)]
+            assert isinstance(head, FullHead)
+            table = features[i if self.config.trunk_per == "slot" else 0]
+            count = table.shape[-1] if not table.is_floating_point() else table.shape[-2]
+            wanted = torch.stack([torch.stack([draw(m, rng) for m in members]) for _ in range(count)])
+            if _key(slot) in self.base:
+                wanted = wanted - self.base[_key(slot)]
+            head.solve(table, wanted)
+
+
+class FullHead(nn.Module):
+    """`[*lead, N, W]` -> `[*lead, N, K, *shape]` by one linear map; ids `[N]` pick rows (one-hot as a table).
+
+    With `placed`, the K tensors share the map and are told apart by a learned place added to the features; without,
+    each has a map of its own.
+    """
+
+    def __init__(self, weight: WeightSpec, count: int, width: int, placed: bool, rng: torch.Generator) -> None:
+        super().__init__()
+        self.shape = weight.shape
+        self.count = count
+        self.places = nn.Parameter(_normal((count, width), 1.0, rng)) if placed and count > 1 else None
+        self.weight = nn.Parameter(torch.zeros(width, weight.numel * (1 if placed else count)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not features.is_floating_point():
+            return self.weight.index_select(-2, features).unflatten(-1, (self.count, *self.shape))
+        if self.places is None:
+            return (features @ self.weight).unflatten(-1, (self.count, *self.shape))
+        return (self._placed(features) @ self.weight.unsqueeze(-3)).unflatten(-1, self.shape)
+
+    def _placed(self, features: Tensor) -> Tensor:
+        """`[*lead, N, K, W]`."""
+        assert self.places is not None
+        return features.unsqueeze(-2) + self.places.unsqueeze(-3)
+
+    @torch.no_grad()
+    def solve(self, features: Tensor, wanted: Tensor) -> None:
+        """Choose the map that sends `features` to `wanted [N, K, *shape]`."""
+        if not features.is_floating_point():
+            self.weight[features] = wanted.flatten(1)
+            return
+        rows = features if self.places is None else self._placed(features).flatten(0, -2)
+        values = wanted.flatten(1) if self.places is None else wanted.flatten(2).flatten(0, 1)
+        rows = rows.double()
+        spectrum = torch.linalg.svdvals(rows)
+        if rows.shape[0] > rows.shape[1] or float(spectrum[-1]) < 1e-3 * float(spectrum[0]):
+            raise UserError(
+                f"start=distinct needs independent features for {rows.shape[0]} agents, but the trunk gives "
+                f"{rows.shape[1]} features of rank below that; widen the trunk or embedding, or use start=equal."
+            )
+        self.weight.copy_((torch.linalg.pinv(rows) @ values.double()).to(self.weight.dtype))
+
+
+class LowRankHead(nn.Module):
+    """`[*lead, N, W]` -> `[*lead, N, K, in, out]` as a product of two generated factors of rank r; right one starts at zero."""
+
+    def __init__(
+        self, weight: WeightSpec, count: int, width: int, rank: int, placed: bool, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        rank = min(rank, rows, columns)
+        self.left = FullHead(WeightSpec("left", (rows, rank), "left"), count, width, placed, rng)
+        self.right = FullHead(WeightSpec("right", (rank, columns), "right"), count, width, placed, rng)
+        with torch.no_grad():
+            self.left.weight.copy_(_normal(tuple(self.left.weight.shape), 1.0 / math.sqrt(rank), rng))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.left(features) @ self.right(features)
+
+
+class ChunkedHead(nn.Module):
+    """`[*lead, N, W]` -> `[*lead, N, K, *shape]`, one small map reused for every chunk, told apart by chunk places."""
+
+    def __init__(self, weight: WeightSpec, count: int, width: int, chunk: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.shape = weight.shape
+        self.numel = weight.numel
+        self.count = count
+        chunks = math.ceil(weight.numel / chunk)
+        self.chunks = chunks
+        self.places = nn.Parameter(_normal((count * chunks, width), 1.0, rng))
+        self.weight = nn.Parameter(torch.zeros(width, min(chunk, weight.numel)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not features.is_floating_point():
+            raise UserError("head=chunked needs an embedding or a trunk; one-hot ids have no features to place.")
+        # The sum must be bent before the map, or all chunks would get the same agent-dependent part.
+        placed = torch.tanh(features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3)))  # [*lead, N, K*chunks, W]
+        pieces = placed @ self.weight.unsqueeze(-3)
+        flat = pieces.unflatten(-2, (self.count, self.chunks)).flatten(-2)[..., : self.numel]
+        return flat.unflatten(-1, self.shape)
+
+
+def _head(weight: WeightSpec, count: int, width: int, config: GeneratorConfig, rng: torch.Generator) -> nn.Module:
+    if config.head == "low_rank" and len(weight.shape) == 2 and config.rank < min(weight.shape):
+        return LowRankHead(weight, count, width, config.rank, bool(config.trunk), rng)
+    if config.head == "chunked" and weight.numel > config.chunk:
+        return ChunkedHead(weight, count, width, config.chunk, rng)
+    return FullHead(weight, count, width, bool(config.trunk), rng)
+
+
+def draw(weight: WeightSpec, rng: torch.Generator) -> Tensor:
+    """One start of one tensor: orthogonal times its gain, or normal with its standard deviation."""
+    if weight.gain is not None:
+        return nn.init.orthogonal_(torch.empty(weight.shape), weight.gain, generator=rng)
+    return _normal(weight.shape, weight.std, rng) if weight.std else torch.zeros(weight.shape)
+
+
+def _normal(shape: tuple[int, ...], std: float, rng: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=rng) * std
+
+
+def _drawn_each(count: int, shape: tuple[int, int], gain: float, rng: torch.Generator) -> Tensor:
+    return torch.stack([nn.init.orthogonal_(torch.empty(shape), gain, generator=rng) for _ in range(count)])
+
+
+def _key(slot: str) -> str:
+    return slot.replace(".", "_")  # module names may not hold dots

@@ -1,0 +1,87 @@
+"""Action distributions as pure functions of what a network emits: no objects in the hot path.
+
+`parameters` is `{"logits"}` or `{"loc", "log_std"}`, each `[..., N, A]`. A continuous action is kept as the raw
+(unsquashed, unscaled) sample: the squashing and scaling to the box cancel in every probability ratio.
+Letters: `N` agents, `A` actions or action dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+KINDS = ("categorical", "normal", "tanh_normal")
+_HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
+
+
+def masked(logits: Tensor, legal: Tensor | None) -> Tensor:
+    """Illegal actions get the lowest finite logit; a row without a legal action is left alone (nobody acts there)."""
+    if legal is None:
+        return logits
+    legal = legal | ~legal.any(-1, keepdim=True)
+    return torch.where(legal, logits, torch.finfo(logits.dtype).min)
+
+
+def noise_like(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """What `sample` consumes: minus the log of exponential noise (Gumbel) or normal noise, `[..., N, A]`."""
+    if kind == "categorical":
+        return -torch.empty(shape, device=rng.device).exponential_(generator=rng).log_()
+    return torch.randn(shape, device=rng.device, generator=rng)
+
+
+def sample(kind: str, parameters: Parameters, noise: Tensor) -> Tensor:
+    """An action per agent: int64 `[..., N]` or float `[..., N, A]`."""
+    if kind == "categorical":
+        return (parameters["logits"] + noise).argmax(-1)
+    return parameters["loc"] + parameters["log_std"].exp() * noise
+
+
+def mode(kind: str, parameters: Parameters) -> Tensor:
+    """The greedy action, in the form of `sample`."""
+    return parameters["logits"].argmax(-1) if kind == "categorical" else parameters["loc"]
+
+
+def log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
+    """`[..., N]`; of a tanh-normal the density of the raw sample minus the log-Jacobian of tanh."""
+    if kind == "categorical":
+        return parameters["logits"].log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    deviation = (action - parameters["loc"]) * (-parameters["log_std"]).exp()
+    density = -0.5 * deviation.square() - parameters["log_std"] - _HALF_LOG_TAU
+    if kind == "tanh_normal":
+        density = density - _log_slope(action)
+    return density.sum(-1)
+
+
+def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> Tensor:
+    """`[..., N]`, exact except for tanh-normal, which has no closed form and takes one sample from `noise`."""
+    if kind == "categorical":
+        logs = parameters["logits"].log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+    value = parameters["log_std"] + (0.5 + _HALF_LOG_TAU)
+    if kind == "tanh_normal":
+        raw = parameters["loc"] if noise is None else sample(kind, parameters, noise)
+        value = value + _log_slope(raw)
+    return value.expand_as(parameters["loc"]).sum(-1)
+
+
+def log_prob_and_entropy(kind: str, parameters: Parameters, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Both at once; a categorical normalises its logits one time only."""
+    if kind != "categorical":
+        raw = torch.randn_like(parameters["loc"]) if kind == "tanh_normal" else None
+        return log_prob(kind, parameters, action), entropy(kind, parameters, raw)
+    logs = parameters["logits"].log_softmax(-1)
+    return logs.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(-1)
+
+
+def to_box(kind: str, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """A raw sample in the units of the environment: the box's middle plus its half-width times the (squashed) sample."""
+    unit = torch.tanh(action) if kind == "tanh_normal" else action
+    return (low + high) / 2 + unit * (high - low) / 2
+
+
+def _log_slope(raw: Tensor) -> Tensor:
+    """log(1 - tanh(x)^2) without cancellation."""
+    return 2.0 * (math.log(2.0) - raw - torch.nn.functional.softplus(-2.0 * raw))

@@ -1,0 +1,235 @@
+"""A group's policy and critic, both generated; every sharing mode is a setting of the generator.
+
+Letters: `S` seeds, `T` time, `N` agents, `O` observation, `A` action, `H` hidden width of a recurrent policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hypermarl.envs.interface import Continuous, Discrete, Group
+from hypermarl.actor import GeneratedActor
+from hypermarl.conditioning import AgentTable, Conditioner, make_conditioner
+from hypermarl.errors import UserError
+from hypermarl.generator import Generator
+from hypermarl.marl import distributions
+from hypermarl.marl.settings import ExperimentConfig
+from hypermarl.spec import Weights, WeightSpec
+from hypermarl.stacking import stacked
+from hypermarl.targets import GRUTarget, MLPTarget
+from hypermarl.targets.gru import History
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What recurrent agents remember, `[*batch, S, N, H]` each."""
+
+    actor: Tensor
+    critic: Tensor
+
+
+class Policy(nn.Module):
+    """The agents of one group: `actor` gives action distributions, `critic` values.
+
+    A centralised critic (MAPPO) reads the observations of all agents of all groups side by side.
+    """
+
+    low: Tensor
+    high: Tensor
+    identity: Tensor
+
+    def __init__(
+        self,
+        group: Group,
+        actor: GeneratedActor,
+        critic: GeneratedActor,
+        *,
+        distribution: str,
+        id_in_observation: bool,
+        centralised: bool,
+    ) -> None:
+        super().__init__()
+        self.group = group
+        self.actor = actor
+        self.critic = critic
+        self.distribution = distribution
+        self.id_in_observation = id_in_observation
+        self.centralised = centralised
+        self.recurrent = isinstance(actor.target, GRUTarget)
+        action = group.action
+        low, high = (action.low, action.high) if isinstance(action, Continuous) else ((), ())
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float32), persistent=False)
+        self.register_buffer("high", torch.tensor(high, dtype=torch.float32), persistent=False)
+        # Integer, so that stacking seeds leaves it alone.
+        self.register_buffer("identity", torch.eye(len(group.agents), dtype=torch.int64), persistent=False)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Generate actor and critic once, without gradient, for all calls inside."""
+        with ExitStack() as stack:
+            stack.enter_context(self.actor.frozen())
+            stack.enter_context(self.critic.frozen())
+            yield
+
+    def with_id(self, observation: Tensor) -> Tensor:
+        """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
+        if not self.id_in_observation:
+            return observation
+        ids = self.identity.to(observation.dtype).expand(*observation.shape[:-1], -1)
+        return torch.cat([observation, ids], -1)
+
+    def parameters_of(
+        self,
+        observation: Tensor,
+        mask: Tensor | None = None,
+        *,
+        memory: Tensor | None = None,
+        fresh: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> tuple[distributions.Parameters, Tensor | None]:
+        """Action distribution parameters `[*batch, S, N, A]`, and the new memories of recurrent agents.
+
+        Recurrent policies take a time axis first: observation `[T, *batch, S, N, O]`, `fresh [T, *batch, S, N]`,
+        `memory [*batch, S, N, H]`, and return memories after every step.
+        """
+        if weights is None:
+            weights = self.actor._frozen if self.actor._frozen is not None else self.actor.weights()
+        inputs = self.with_id(observation)
+        memories: Tensor | None = None
+        if self.recurrent:
+            assert memory is not None and fresh is not None
+            outputs, memories = self.actor(History(inputs, memory, fresh), weights)
+        else:
+            outputs = self.actor(inputs, weights)
+        if self.distribution == "categorical":
+            return {"logits": distributions.masked(outputs, mask)}, memories
+        return {"loc": outputs, "log_std": weights["log_std"].expand_as(outputs)}, memories
+
+    def values(
+        self,
+        inputs: Tensor,
+        *,
+        memory: Tensor | None = None,
+        fresh: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values `[*batch, S, N]` of what `critic_inputs` gives, and the critic's memories if recurrent."""
+        inputs = self.with_id(inputs)
+        if self.recurrent:
+            assert memory is not None and fresh is not None
+            outputs, memories = self.critic(History(inputs, memory, fresh), weights)
+            return outputs.squeeze(-1), memories
+        return self.critic(inputs, weights).squeeze(-1), None
+
+    def critic_inputs(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """What this group's critic reads, from all groups' observations `[..., S, N, O]`: own, or everybody's."""
+        own = observations[self.group.name]
+        if not self.centralised:
+            return own
+        everybody = torch.cat([value.flatten(-2) for value in observations.values()], -1)
+        return everybody.unsqueeze(-2).expand(*own.shape[:-1], everybody.shape[-1])
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        """Actions in the environment's units; continuous ones scaled to its box (which the environment clips to)."""
+        if self.distribution == "categorical":
+            return action
+        return distributions.to_box(self.distribution, action, self.low, self.high)
+
+    def blank_memory(self, *shape: int) -> Memory:
+        """Memories of agents that have seen nothing, `shape` being `*batch, S`."""
+        actor, critic = self.actor.target, self.critic.target
+        assert isinstance(actor, GRUTarget) and isinstance(critic, GRUTarget)
+        device = self.low.device
+        agents = len(self.group.agents)
+        return Memory(actor.initial(*shape, agents).to(device), critic.initial(*shape, agents).to(device))
+
+
+def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: str, seed: int) -> Policy:
+    """The policy of one group for one seed; its start is a function of the seed and the group's place only."""
+    group = groups[name]
+    sharing, model = config.sharing, config.model
+    agents = len(group.agents)
+    rng = torch.Generator().manual_seed((seed * 1_000_003 + list(groups).index(name) * 7919) % 2**63)
+    ids = agents if sharing.id_in_observation else 0
+    everybody = sum(len(g.agents) * g.observation for g in groups.values())
+    critic_inputs = everybody if config.algorithm.centralised else group.observation
+    distribution = _distribution(config, group)
+    # A generator without a base cannot share a tensor; there, nothing is shared.
+    can_share = sharing.generator.base
+    extra = ()
+    if distribution != "categorical":
+        extra = (WeightSpec("log_std", (group.action.size,), "log_std", shared=sharing.share_log_std and can_share),)
+    body_shared = model.body == "shared" and can_share
+
+    def target(sizes: Sequence[int], out_gain: float, extra: Sequence[WeightSpec]) -> MLPTarget | GRUTarget:
+        if model.recurrent:
+            inputs, *rest = sizes
+            return GRUTarget(
+                (inputs, model.hidden, *rest), activation=model.activation, out_gain=out_gain, body_shared=body_shared, extra=extra
+            )
+        return MLPTarget(sizes, activation=model.activation, out_gain=out_gain, extra=extra)
+
+    def conditioner() -> Conditioner:
+        return make_conditioner(sharing.conditioning, agents, sharing.embedding, sharing.features, rng)
+
+    def generated(sizes: Sequence[int], out_gain: float, who: Conditioner, extra: Sequence[WeightSpec] = ()) -> GeneratedActor:
+        aim = target(sizes, out_gain, extra)
+        generator = Generator(aim.spec, who.dim, config=sharing.generator, rng=rng)
+        if sharing.generator.start == "distinct":
+            generator.start_distinct(who(), rng)
+        return GeneratedActor(who, generator, aim)
+
+    who = conditioner()
+    actor = generated((group.observation + ids, *model.actor, group.action.size), 0.01, who, extra)
+    critic_who = who if sharing.share_embedding else conditioner()
+    critic = generated((critic_inputs + ids, *model.critic, 1), 1.0, critic_who)
+    return Policy(
+        group,
+        actor,
+        critic,
+        distribution=distribution,
+        id_in_observation=sharing.id_in_observation,
+        centralised=config.algorithm.centralised,
+    )
+
+
+def build_policies(config: ExperimentConfig, groups: Mapping[str, Group], seeds: Sequence[int]) -> dict[str, Policy]:
+    """Policies of all groups with every parameter `[S, ...]`, one slice per seed."""
+    return {name: stacked([build_policy(config, groups, name, seed) for seed in seeds]) for name in groups}
+
+
+def parameter_counts(config: ExperimentConfig, groups: Mapping[str, Group]) -> dict[str, dict[str, int]]:
+    """Trained parameters by group: embedding, actor, critic (without a shared embedding), total, and one agent's own m."""
+    table: dict[str, dict[str, int]] = {}
+    for name in groups:
+        policy = build_policy(config, groups, name, config.seed)
+        embeddings = {id(p): p.numel() for a in (policy.actor, policy.critic) for p in a.conditioner.parameters()}
+        count = {
+            "embedding": sum(embeddings.values()),
+            "actor": sum(p.numel() for p in policy.actor.generator.parameters()),
+            "critic": sum(p.numel() for p in policy.critic.generator.parameters()),
+        }
+        count["total"] = sum(count.values())
+        count["target"] = policy.actor.target.spec.numel() + policy.critic.target.spec.numel()
+        table[name] = count
+    return table
+
+
+def embeddings_of(policy: Policy) -> Tensor | None:
+    """The learned embeddings `[S, N, d]`, if agents have any."""
+    who = policy.actor.conditioner
+    return who.weight.detach() if isinstance(who, AgentTable) else None
+
+
+def _distribution(config: ExperimentConfig, group: Group) -> str:
+    if isinstance(group.action, Discrete):
+        return "categorical"
+    if not all(math.isfinite(x) for x in (*group.action.low, *group.action.high)):
+        raise UserError(f"Group {group.name!r} has an action box without bounds; give the environment finite ones.")
+    return "normal" if config.model.distribution == "auto" else config.model.distribution

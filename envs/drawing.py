@@ -16,7 +16,7 @@ def colours(n: int) -> np.ndarray:
     bright = np.array([0.85, 0.62, 0.95])[np.arange(n) % 3]
     wheel = np.stack([turn, turn + 2 / 3, turn + 1 / 3], axis=1) % 1.0
     level = np.clip(np.abs(wheel * 6 - 3) - 1, 0, 1)
-    return (255 * bright[:, None] * (1 - 0.75 * (1 - level))).astype(np.uint8)
+    return np.asarray(255 * bright[:, None] * (1 - 0.75 * (1 - level)), dtype=np.uint8)
 
 
 def canvas(height: int, width: int) -> np.ndarray:

@@ -52,7 +52,7 @@ class Episodes:
     @property
     def team(self) -> NDArray[np.float64]:
         """Team return of each episode, `[P]`: the mean over agents."""
-        return self.returns.mean(axis=1)
+        return np.asarray(self.returns.mean(axis=1))
 
     @property
     def reward_per_step(self) -> NDArray[np.float64]:
@@ -65,7 +65,8 @@ class Episodes:
 
     def group(self, name: str) -> NDArray[np.float64]:
         """Mean return over the agents of one group in each episode, `[P]`."""
-        return self.returns[:, [self.agents.index(agent) for agent in self.groups[name]]].mean(axis=1)
+        members = [self.agents.index(agent) for agent in self.groups[name]]
+        return np.asarray(self.returns[:, members].mean(axis=1))
 
     def select(self, rows: NDArray[Any]) -> Episodes:
         """The episodes at `rows` (indices or a `[P]` bool array), in their order."""
@@ -142,14 +143,18 @@ def _merge_into(target: dict[str, Any], part: Mapping[str, Any], where: tuple[st
             target[key] = value
 
 
-def absolute_scores(runs: Mapping[str, Any], environment: str, metric: str = "return") -> dict[str, NDArray[np.float64]]:
+def absolute_scores(
+    runs: Mapping[str, Any], environment: str, metric: str = "return"
+) -> dict[str, NDArray[np.float64]]:
     """Final scores of each algorithm as `[R, M]`: the mean over episodes, a row per run, a column per task.
 
     Tasks are in alphabetical order. All algorithms must have met all tasks, each with equally many runs on every task.
     """
     tasks = runs.get(environment)
     if not tasks:
-        raise UserError(f"There are no results for environment {environment!r}; there are: {', '.join(sorted(runs)) or 'none'}.")
+        raise UserError(
+            f"There are no results for environment {environment!r}; there are: {', '.join(sorted(runs)) or 'none'}."
+        )
     algorithms = sorted({name for task in tasks.values() for name in task})
     found = {}
     for algorithm in algorithms:
@@ -158,7 +163,9 @@ def absolute_scores(runs: Mapping[str, Any], environment: str, metric: str = "re
             seeds = tasks[task].get(algorithm)
             if not seeds:
                 raise UserError(f"{algorithm} has no run on {environment}/{task}.")
-            columns.append([_absolute(run, metric, f"{environment}/{task}/{algorithm}/{seed}") for seed, run in seeds.items()])
+            columns.append(
+                [_absolute(run, metric, f"{environment}/{task}/{algorithm}/{seed}") for seed, run in seeds.items()]
+            )
         if len({len(column) for column in columns}) > 1:
             raise UserError(f"{algorithm} has unequal numbers of runs on the tasks of {environment}.")
         found[algorithm] = np.array(columns, dtype=np.float64).T

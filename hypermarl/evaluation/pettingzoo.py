@@ -18,9 +18,7 @@ class Player(Protocol):
     def reset(self, agents: list[str], seed: int | None = None) -> None:
         """A new episode begins with these agents; forget the last one. The seed decides what is drawn at random."""
 
-    def act(
-        self, observations: Mapping[str, Any], masks: Mapping[str, NDArray[Any]] | None = None
-    ) -> dict[str, Any]:
+    def act(self, observations: Mapping[str, Any], masks: Mapping[str, NDArray[Any]] | None = None) -> dict[str, Any]:
         """An action for each agent that observes. `masks` hold the legal actions of those that have some forbidden."""
 
 

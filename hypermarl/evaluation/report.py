@@ -96,5 +96,7 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append("They tell of this one run, not of other seeds.")
     if len(summaries) > 1:
         verdict = "agree" if agree(summaries) else "DISAGREE"
-        lines.append(f"The forms {verdict}: their intervals of the team return {'' if agree(summaries) else 'do not '}overlap.")
+        lines.append(
+            f"The forms {verdict}: their intervals of the team return {'' if agree(summaries) else 'do not '}overlap."
+        )
     return " ".join(lines)

@@ -74,11 +74,15 @@ def _alive(env: Any, view: Any) -> Tensor:
     parts = []
     for name, group in env.groups.items():
         alive = view.alive.get(name)
-        parts.append(torch.ones(env.num_envs, len(group.agents), dtype=torch.bool, device=env.device) if alive is None else alive)
+        parts.append(
+            torch.ones(env.num_envs, len(group.agents), dtype=torch.bool, device=env.device) if alive is None else alive
+        )
     return torch.cat(parts, dim=1)
 
 
-def _collect(finished: list[tuple[Tensor, ...]], names: tuple[str, ...], groups: dict[str, tuple[str, ...]]) -> Episodes:
+def _collect(
+    finished: list[tuple[Tensor, ...]], names: tuple[str, ...], groups: dict[str, tuple[str, ...]]
+) -> Episodes:
     turn, rows, length, acted, running = (torch.cat(part).cpu().numpy() for part in zip(*finished, strict=True))
     order = np.lexsort((rows, turn))
     return Episodes(

@@ -34,6 +34,52 @@ class Memory:
     critic: Tensor
 
 
+class ValueNorm(nn.Module):
+    """Running mean and variance of the returns, per seed, debiased: the critic predicts in their units.
+
+    As in MAPPO (arXiv 2103.01955, section 5.1). Until the first update it changes nothing.
+    """
+
+    mean: Tensor
+    square: Tensor
+    trust: Tensor
+
+    def __init__(self, beta: float = 0.995) -> None:
+        super().__init__()
+        self.beta = beta
+        for name in ("mean", "square", "trust"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        trust = self.trust.clamp(min=1e-12)
+        mean = self.mean / trust
+        deviation = (self.square / trust - mean.square()).clamp(min=1e-4).sqrt()
+        known = self.trust > 0
+        mean, deviation = torch.where(known, mean, 0.0), torch.where(known, deviation, 1.0)
+        return mean.float().unsqueeze(-1), deviation.float().unsqueeze(-1)
+
+    def restore(self, value: Tensor) -> Tensor:
+        """From the critic's units `[..., S, N]` to returns."""
+        mean, deviation = self._moments()
+        return value * deviation + mean
+
+    def shrink(self, returns: Tensor) -> Tensor:
+        """From returns `[..., S, N]` to the critic's units."""
+        mean, deviation = self._moments()
+        return (returns - mean) / deviation
+
+    @torch.no_grad()
+    def update(self, returns: Tensor, weight: Tensor | None = None) -> None:
+        """Take in returns `[T, E, S, N]`, each weighted (0 where the agent was dead)."""
+        axes = (0, 1, 3)
+        weight = torch.ones_like(returns) if weight is None else weight
+        count = weight.sum(axes).clamp(min=1.0).double()
+        mean = (returns * weight).sum(axes).double() / count
+        square = (returns.square() * weight).sum(axes).double() / count
+        for buffer, value in ((self.mean, mean), (self.square, square), (self.trust, torch.ones_like(mean))):
+            buffer.mul_(self.beta).add_(value, alpha=1.0 - self.beta)
+
+
 class Policy(nn.Module):
     """The agents of one group: `actor` gives action distributions, `critic` values.
 
@@ -61,6 +107,7 @@ class Policy(nn.Module):
         self.distribution = distribution
         self.id_in_observation = id_in_observation
         self.centralised = centralised
+        self.value_norm = ValueNorm()
         self.recurrent = isinstance(actor.target, GRUTarget)
         action = group.action
         low, high = (action.low, action.high) if isinstance(action, Continuous) else ((), ())

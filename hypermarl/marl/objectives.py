@@ -1,0 +1,253 @@
+"""PPO on generated weights: advantages, losses, and the one update all sharing modes go through.
+
+Equal to TorchRL's `MAPPOLoss`/`IPPOLoss` and multi-agent GAE to 1e-5 (tests/test_objectives.py), with a seeds axis in
+which nothing leaks. Letters: `T` time, `E` environments, `S` seeds, `N` agents, `R = T*E` rows, `B` rows of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hypermarl.marl import distributions
+from hypermarl.marl.policy import Memory, Policy
+from hypermarl.marl.rollout import Batch
+from hypermarl.marl.settings import AlgorithmConfig
+from hypermarl.spec import Weights
+from hypermarl.updates import take
+
+
+@dataclass(slots=True)
+class Samples:
+    """What the loss reads, one row per environment step (or, recurrent, per environment with its whole sequence).
+
+    Rows first: `[R, S, N, ...]`; recurrent: `[E, S, T, N, ...]` for everything but the memories `[E, S, N, H]`.
+    """
+
+    observation: Tensor
+    critic_input: Tensor | None  # None: the critic reads the observation
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor  # of the value, in the critic's own (normalised) units
+    value: Tensor  # old value, same units
+    weight: Tensor | None = None  # 1 where the agent was alive; None: always
+    mask: Tensor | None = None
+    fresh: Tensor | None = None  # recurrent only
+    actor_memory: Tensor | None = None
+    critic_memory: Tensor | None = None
+
+    def rows(self) -> int:
+        return self.action.shape[0]
+
+    def piece(self, start: int, stop: int) -> Samples:
+        """Rows `start` to `stop`, as views."""
+        return Samples(**{f: None if (v := getattr(self, f)) is None else v[start:stop] for f in self.__slots__})
+
+    def take(self, index: Tensor) -> Samples:
+        """Rows `[B, S]` of every field."""
+        return Samples(**{f: None if (v := getattr(self, f)) is None else take(v, index) for f in self.__slots__})
+
+
+@torch.no_grad()
+def generalised_advantages(
+    reward: Tensor,
+    value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_value: Mapping[int, Tensor],
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """GAE `[T, *rest]` (arXiv 1506.02438), time first: reward `[T, *rest]`, value `[T+1, *rest]`.
+
+    A terminated agent has no future; a truncated one is bootstrapped from `final_value[t]`, the value of what it would
+    have seen next. The sum over later steps stops at either.
+    """
+    advantage = torch.empty_like(reward)
+    running = torch.zeros_like(reward[0])
+    for t in reversed(range(reward.shape[0])):
+        following = value[t + 1]
+        if t in final_value:
+            following = torch.where(truncated[t], final_value[t], following)
+        following = torch.where(terminated[t], 0.0, following)
+        going_on = ~(terminated[t] | truncated[t])
+        running = reward[t] + gamma * following - value[t] + gamma * lam * going_on * running
+        advantage[t] = running
+    return advantage
+
+
+@torch.no_grad()
+def prepare(
+    policies: Mapping[str, Policy], batches: Mapping[str, Batch], config: AlgorithmConfig, chunk: int
+) -> dict[str, Samples]:
+    """Values of all steps in one critic pass (`chunk` environment steps at a time), advantages, and rows to learn from."""
+    prepared = {}
+    for name, policy in policies.items():
+        batch = batches[name]
+        with policy.frozen():
+            raw, final_raw = _values(policy, batches, name, chunk)
+        norm = policy.value_norm
+        value = norm.restore(raw)
+        final = {t: norm.restore(v) for t, v in final_raw.items()}
+        advantage = generalised_advantages(
+            batch.reward, value, batch.terminated, batch.truncated, final, config.gamma, config.lam
+        )
+        returns = advantage + value[:-1]
+        weight = None if batch.alive is None else batch.alive.to(batch.reward.dtype)
+        if config.value_norm:
+            norm.update(returns, weight)
+        raw = norm.shrink(value) if config.value_norm else raw
+        target = norm.shrink(returns) if config.value_norm else returns
+        central = policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None
+        fields = {
+            "observation": batch.observation[:-1],
+            "critic_input": central,
+            "action": batch.action,
+            "log_prob": batch.log_prob,
+            "advantage": advantage,
+            "target": target,
+            "value": raw[:-1],
+            "weight": weight,
+            "mask": batch.mask,
+        }
+        if policy.recurrent:
+            fields["fresh"] = batch.fresh[:-1].unsqueeze(-1).expand(batch.reward.shape)
+            sequences = {k: None if v is None else v.movedim(0, 2) for k, v in fields.items()}
+            assert batch.memory is not None
+            prepared[name] = Samples(**sequences, actor_memory=batch.memory.actor, critic_memory=batch.memory.critic)
+        else:
+            prepared[name] = Samples(**{k: None if v is None else v.flatten(0, 1) for k, v in fields.items()})
+    return prepared
+
+
+def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """Critic outputs `[T+1, E, S, N]` and, for steps where somebody was truncated, `[E, S, N]` of the final observation."""
+    observations = {n: b.observation for n, b in batches.items()}
+    batch = batches[name]
+    finals = {t: {n: b.final[t] for n, b in batches.items()} for t in batch.final}
+    if policy.recurrent:
+        assert batch.memory is not None
+        inputs = policy.critic_inputs(observations)
+        fresh = batch.fresh.unsqueeze(-1).expand(inputs.shape[:-1])
+        value, memories = policy.values(inputs, memory=batch.memory.critic, fresh=fresh)
+        assert memories is not None
+        final_values = {}
+        for t, final in finals.items():
+            last = policy.critic_inputs(final).unsqueeze(0)
+            kept = torch.zeros(last.shape[:-1], dtype=torch.bool, device=last.device)
+            final_values[t] = policy.values(last, memory=memories[t], fresh=kept)[0].squeeze(0)
+        return value, final_values
+    pieces = max(1, chunk // batch.observation.shape[1])
+    steps = batch.observation.shape[0]
+    value = torch.cat(
+        [
+            policy.values(policy.critic_inputs({n: o[t : t + pieces] for n, o in observations.items()}))[0]
+            for t in range(0, steps, pieces)
+        ]
+    )
+    return value, {t: policy.values(policy.critic_inputs(final))[0] for t, final in finals.items()}
+
+
+def normalise(advantage: Tensor, weight: Tensor | None, how: str) -> Tensor:
+    """Zero mean and unit variance per seed, over all its samples (`all`) or each agent's own (`agent`).
+
+    `advantage [B, S, N]` or `[B, S, T, N]`; dead agents' samples do not count.
+    """
+    if how == "none":
+        return advantage
+    keep = (1,) if how == "all" else (1, advantage.ndim - 1)
+    axes = tuple(i for i in range(advantage.ndim) if i not in keep)
+    if weight is None:
+        variance, mean = torch.var_mean(advantage, axes, correction=0, keepdim=True)
+    else:
+        count = weight.sum(axes, keepdim=True).clamp(min=1.0)
+        mean = (advantage * weight).sum(axes, keepdim=True) / count
+        variance = ((advantage - mean).square() * weight).sum(axes, keepdim=True) / count
+    return (advantage - mean) / (variance.sqrt() + 1e-8)
+
+
+TERMS = ("policy", "value", "entropy", "kl", "clip_fraction")
+
+
+def ppo(
+    policy: Policy, part: Samples, actor: Weights, critic: Weights, config: AlgorithmConfig, count: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate, clipped value loss and entropy bonus (arXiv 1707.06347), as sums over `part` divided by `count [S]`.
+
+    Returns the loss (a scalar: seeds have parameters of their own, so their sum trains each by itself) and the terms
+    `[len(TERMS), S]` without gradient. `part.advantage` is normalised already.
+    """
+    parameters, value = evaluate(policy, part, actor, critic)
+    log_prob, entropy = distributions.log_prob_and_entropy(policy.distribution, parameters, part.action)
+    log_ratio = log_prob - part.log_prob
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
+    surrogate = -torch.minimum(ratio * part.advantage, clipped * part.advantage)
+    error = (value - part.target).square()
+    if config.clip_value:
+        near = part.value + (value - part.value).clamp(-config.clip, config.clip)
+        error = torch.maximum(error, (near - part.target).square())
+
+    def mean(x: Tensor) -> Tensor:
+        x = x if part.weight is None else x * part.weight
+        return x.transpose(0, 1).flatten(1).sum(1) / count
+
+    policy_loss, value_loss, bonus = mean(surrogate), mean(0.5 * error), mean(entropy)
+    loss = policy_loss + config.value_coef * value_loss - config.entropy * bonus
+    with torch.no_grad():
+        terms = [policy_loss, value_loss, bonus, mean(ratio - 1.0 - log_ratio), mean(((ratio - 1.0).abs() > config.clip).float())]
+    return loss.sum(), torch.stack([term.detach() for term in terms])
+
+
+def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> tuple[distributions.Parameters, Tensor]:
+    """Distribution parameters and values of samples under given weights, in the layout of the samples."""
+    critic_input = part.observation if part.critic_input is None else part.critic_input
+    if not policy.recurrent:
+        parameters, _ = policy.parameters_of(part.observation, part.mask, weights=actor)
+        return parameters, policy.values(critic_input, weights=critic)[0]
+    assert part.fresh is not None and part.actor_memory is not None and part.critic_memory is not None
+
+    def time_first(x: Tensor) -> Tensor:
+        return x.movedim(2, 0)
+
+    mask = None if part.mask is None else time_first(part.mask)
+    fresh = time_first(part.fresh)
+    parameters, _ = policy.parameters_of(
+        time_first(part.observation), mask, memory=part.actor_memory, fresh=fresh, weights=actor
+    )
+    value, _ = policy.values(time_first(critic_input), memory=part.critic_memory, fresh=fresh, weights=critic)
+    return {k: v.movedim(0, 2) for k, v in parameters.items()}, value.movedim(0, 2)
+
+
+def accumulate(policy: Policy, part: Samples, config: AlgorithmConfig, micro_batch: int) -> Tensor:
+    """Add one minibatch's gradient to the policy's parameters; returns its terms `[len(TERMS), S]`.
+
+    Weights are generated once; micro-batches that fit the cache add their gradients to the generated weights, and the
+    generator's backward runs once. The result is the gradient of the whole minibatch, exactly.
+    """
+    part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage)
+    seeds = part.action.shape[1]
+    per_seed = part.advantage.numel() // seeds
+    count = float(per_seed) if part.weight is None else part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
+    actor, critic = policy.actor.weights(), policy.critic.weights()
+    actor_leaves, critic_leaves = _leaves(actor), _leaves(critic)
+    length = part.fresh.shape[2] if part.fresh is not None else 1
+    size = max(1, micro_batch // (seeds * length))
+    terms = torch.zeros(len(TERMS), seeds, device=part.action.device)
+    for start in range(0, part.rows(), size):
+        piece = part.piece(start, start + size)
+        loss, values = ppo(policy, piece, actor_leaves, critic_leaves, config, count)
+        loss.backward()
+        terms += values
+    made = [(w, leaves[k].grad) for weights, leaves in ((actor, actor_leaves), (critic, critic_leaves)) for k, w in weights.items()]
+    made = [(w, g) for w, g in made if g is not None and w.requires_grad]
+    torch.autograd.backward([w for w, _ in made], [g for _, g in made])
+    return terms
+
+
+def _leaves(weights: Weights) -> Weights:
+    return {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}

@@ -156,7 +156,7 @@ def _spread_noise(samples: int, observations: int, actions: int, rng: torch.Gene
     sequence = torch.quasirandom.SobolEngine(actions, scramble=True, seed=start)  # type: ignore[no-untyped-call]
     points = sequence.draw(samples, dtype=torch.float64).unsqueeze(1)
     shift = torch.rand((observations, actions), dtype=torch.float64, generator=rng)
-    noise: Tensor = torch.special.ndtri((points % 1.0).clamp(1e-12, 1 - 1e-12))
+    noise: Tensor = torch.special.ndtri(((points + shift) % 1.0).clamp(1e-12, 1 - 1e-12))
     return noise
 
 
@@ -199,10 +199,7 @@ def _root_ratio(distance: Tensor, norm: Tensor) -> Tensor:
 def pairwise_cosine(vectors: Tensor) -> Tensor:
     """Cosines between agents' vectors: `[*lead, N, P]` -> `[*lead, N, N]`; NaN in the rows and columns of zero vectors."""
     vectors = vectors.double()
-    # Divided by the largest entry first: squares of tiny gradients would vanish.
-    largest = vectors.abs().amax(dim=-1, keepdim=True)
-    scaled = vectors / largest
-    unit = scaled / scaled.square().sum(dim=-1, keepdim=True).sqrt()
+    unit = vectors / vectors.square().sum(dim=-1, keepdim=True).sqrt()
     return (unit @ unit.mT).clamp(-1.0, 1.0)
 
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**18
-"""Most elements of an intermediate tensor (2 MiB in double precision, so that it stays in a cache); pairs of agents are taken in such chunks."""
+"""Pairs of agents are taken in chunks, so that an intermediate tensor has about so many elements: 2 MiB, fits a cache."""
 
 
 def same_observations(observations: Tensor, count: int, *, seed: int = 0) -> Tensor:
     """Sample observations of a rollout and show each of them to every agent.
 
-    `observations` is `[*batch, S, N, O]`; the result `[B, S, N, O]`, `B = count`, holds each seed's own observations, of
-    any of its agents, the agent axis being a view without memory. Which rows are drawn depends only on the seed and on
+    `observations` is `[*batch, S, N, O]`; the result `[B, S, N, O]`, `B = count`, holds each seed's own observations,
+    of any of its agents, the agent axis being a view without memory. Which rows are drawn depends only on `seed` and
     `[*batch, S, N]`: calling it with the action masks `[*batch, S, N, A]` gives the masks that belong to the rows.
     """
     *batch, seeds, agents, features = observations.shape
@@ -54,11 +54,11 @@ def system_neural_diversity(
     "normal" and "tanh_normal", each `[B, *lead, N, A]`, where all N agents were given the same B observations
     (`same_observations`). `mask` of that shape is true where an action is available; where none is, all are.
 
-    Categorical distributions are compared exactly. The divergence of two normals has no closed form: it is the mean over
-    `samples` draws from each of the two (the same noise for every agent) of a quantity that is never negative and is
-    exactly 0 for equal agents. At 32 samples and up to 5 actions the distance it reports, averaged over observations, is
-    within 0.5 % of the true one (measured against quadrature). The tangent squashes both distributions by the same
-    invertible map, which leaves the divergence as it is.
+    Categorical distributions are compared exactly. The divergence of two normals has no closed form: it is the mean
+    over `samples` draws from each of the two (the same noise for every agent) of a quantity that is never negative and
+    is exactly 0 for equal agents. At 32 samples and up to 5 actions the distance it reports, averaged over
+    observations, is within 0.5 % of the true one (measured against quadrature). The tangent squashes both distributions
+    by the same invertible map, which leaves the divergence as it is.
 
     Of more than `pairs` pairs (the default: all of 64 agents) a sample drawn with `seed` is taken. One agent gives 0.
     """
@@ -94,8 +94,8 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 def _surprise(ratio: Tensor) -> Tensor:
     """What the divergence averages over the mixture m of p and q, given `ratio = (p - q) / (p + q)`.
 
-    In bits, between 0 (the densities agree) and 1 (only one of them is there). Averaging this, rather than the logarithms
-    of p / m under p and of q / m under q, loses no digits where p and q almost agree: no terms of opposite sign remain.
+    In bits, between 0 (the densities agree) and 1 (only one of them is there). Averaging this, rather than the
+    logarithms of p / m under p and of q / m under q, stays precise where p and q almost agree: every draw adds to it.
     """
     bits: Tensor = torch.special.xlog1py(1 + ratio, ratio) + torch.special.xlog1py(1 - ratio, -ratio)
     return bits / (2 * math.log(2))
@@ -164,7 +164,7 @@ DIVERGENCES = {"categorical": _categorical, "normal": _normal, "tanh_normal": _n
 
 
 class WeightSpread(NamedTuple):
-    """How far agents' weights are from their mean, relative to the mean's norm: overall and per tensor, each `[*lead]`."""
+    """How far agents' weights are from their mean, relative to its norm: overall and per tensor, each `[*lead]`."""
 
     overall: Tensor
     tensors: dict[str, Tensor]
@@ -197,7 +197,7 @@ def _root_ratio(distance: Tensor, norm: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pairwise_cosine(vectors: Tensor) -> Tensor:
-    """Cosines between agents' vectors: `[*lead, N, P]` -> `[*lead, N, N]`; NaN in the rows and columns of zero vectors."""
+    """Cosines between agents' vectors: `[*lead, N, P]` -> `[*lead, N, N]`; NaN beside zero vectors."""
     vectors = vectors.double()
     unit = vectors / vectors.square().sum(dim=-1, keepdim=True).sqrt()
     return (unit @ unit.mT).clamp(-1.0, 1.0)

@@ -148,7 +148,8 @@ def test_seeds_do_not_mix(kind: str) -> None:
     parameters = draw(kind, 8, 3, 4, 3)
     together = system_neural_diversity(parameters, kind)
     alone = [system_neural_diversity({k: v[:, s] for k, v in parameters.items()}, kind) for s in range(3)]
-    assert together.shape == (3,) and alone[0].shape == ()
+    assert together.shape == (3,)
+    assert alone[0].shape == ()
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-12, atol=0)
 
 
@@ -191,7 +192,8 @@ def test_nan_stays_in_its_seed() -> None:
     parameters = draw("categorical", 4, 2, 3, 3)
     parameters["logits"][0, 1, 0, 0] = math.nan
     found = system_neural_diversity(parameters, "categorical")
-    assert found[0].isfinite() and found[1].isnan()
+    assert found[0].isfinite()
+    assert found[1].isnan()
 
 
 def test_global_random_state_is_left_alone() -> None:

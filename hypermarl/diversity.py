@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**18
-"""Pairs of agents are taken in chunks, so that an intermediate tensor has about so many elements: 2 MiB, fits a cache."""
+"""Pairs of agents are taken in chunks, so that an intermediate tensor has about so many elements (2 MiB)."""
 
 
 def same_observations(observations: Tensor, count: int, *, seed: int = 0) -> Tensor:

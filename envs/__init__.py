@@ -1,4 +1,8 @@
-"""Every environment by one string: `kind/name`, or `my_pkg.module:make` for one of the user's own."""
+"""Every environment by one string: `kind/name`, or `my_pkg.module:make` for one of the user's own.
+
+To add a kind: a module here with `make` (and `make_parallel` if it has a PettingZoo form of its own), and a line
+in `ENVS`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,13 @@ ENVS: dict[str, str] = {
     "spread": ".spread",
     "vmas": ".vmas",
     "pettingzoo": ".pettingzoo",
+}
+
+
+# kinds whose names are for other packages to know: a line that stands for all of them
+OPEN: dict[str, tuple[str, str]] = {
+    "vmas": ("<scenario>", "any VMAS scenario with its own options, as in vmas/dispersion"),
+    "pettingzoo": ("<module>", "any PettingZoo environment, as in pettingzoo/mpe2.simple_spread_v3"),
 }
 
 
@@ -80,12 +91,15 @@ def make_parallel(
 
 
 def catalogue() -> list[tuple[str, str]]:
-    """(string, one line on it) for every environment that can be named without the user's own code."""
+    """(string, one line on it) for every environment of ours, and one entry for each kind that other packages fill."""
     return [(f"{kind}/{name}", line) for kind in ENVS for name, line in _names(kind).items()]
 
 
 def _names(kind: str) -> dict[str, str]:
-    return dict(getattr(import_module(ENVS[kind], __name__), "CATALOGUE", {}))
+    if kind in OPEN:
+        return dict([OPEN[kind]])
+    names: dict[str, str] = import_module(ENVS[kind], __name__).CATALOGUE
+    return names
 
 
 def _module(kind: str, name: str) -> ModuleType:
@@ -99,7 +113,7 @@ def _check_kind(kind: str, text: str) -> None:
 
 
 def _nearest_string(text: str) -> str:
-    return nearest(text, [f"{kind}/{name}" for kind in ("games", "spread") for name in _names(kind)] + list(ENVS))
+    return nearest(text, [*ENVS, *(name for name, _ in catalogue() if "<" not in name)])
 
 
 def _check_numbers(kind: str, name: str, **numbers: int | None) -> None:

@@ -35,7 +35,8 @@ def read_options(cls: type[Options], given: Mapping[str, Any], env: str) -> Opti
 
 def whole_number(name: str, number: Any, least: int, most: int | None = None) -> int:
     """`number` if it is a whole number from `least` to `most`, else ValueError with one sentence."""
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if whole and least <= number and (most is None or number <= most):
+        return int(number)
     span = f"from {least} to {most}" if most is not None else f"of at least {least}"
-    if isinstance(number, bool) or not isinstance(number, int) or number < least or (most is not None and number > most):
-        raise ValueError(f"option {name!r} must be a whole number {span}, not {number!r}.")
-    return number
+    raise ValueError(f"option {name!r} must be a whole number {span}, not {number!r}.")

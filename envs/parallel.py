@@ -56,9 +56,7 @@ class ParallelView(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]
 
     def step(
         self, actions: Mapping[str, Any]
-    ) -> tuple[
-        dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         if self._view is None:
             raise EnvironmentFault(f"Environment {self.metadata['name']!r} must be reset before its first step.")
         if not self.agents:

@@ -43,7 +43,7 @@ CATALOGUE: dict[str, str] = {
 
 @dataclass(frozen=True)
 class SpreadOptions:
-    """`groups`: agents of each colour, instead of the scenario's; `n_agents`: as many, shared out evenly to the colours."""
+    """`groups`: agents of each colour, instead of the scenario's; `n_agents`: as many, dealt evenly to the colours."""
 
     groups: tuple[int, ...] | None = None
     n_agents: int | None = None

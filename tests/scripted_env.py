@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from hypermarl.envs.interface import Continuous, Discrete, Group, Step, View
 
 RUNNERS, CHASERS = "runners", "chasers"
@@ -60,8 +61,10 @@ class ScriptedEnv:
 
     def step(self, actions):
         before = self.view()
-        assert actions[RUNNERS].dtype == torch.int64 and actions[RUNNERS].shape == (self.num_envs, 2)
-        assert actions[CHASERS].dtype == torch.float32 and actions[CHASERS].shape == (self.num_envs, 3, 2)
+        assert actions[RUNNERS].dtype == torch.int64
+        assert actions[RUNNERS].shape == (self.num_envs, 2)
+        assert actions[CHASERS].dtype == torch.float32
+        assert actions[CHASERS].shape == (self.num_envs, 3, 2)
         self.legal = before.mask[RUNNERS].gather(2, actions[RUNNERS][..., None])[..., 0] | ~before.alive[RUNNERS]
         self.last = {RUNNERS: actions[RUNNERS].float()[..., None], CHASERS: actions[CHASERS].clone()}
         self.age = self.age + 1

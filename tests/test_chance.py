@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from hypermarl.envs.chance import _mix, row_keys, uniform
 
 CPU = torch.device("cpu")
@@ -36,7 +37,8 @@ def test_numbers_are_even_and_unrelated() -> None:
     keys = row_keys(0, 4000, CPU)
     drawn = uniform(keys, torch.zeros_like(keys), 8)
     again = uniform(keys, torch.ones_like(keys), 8)
-    assert float(drawn.min()) >= 0 and float(drawn.max()) < 1
+    assert float(drawn.min()) >= 0
+    assert float(drawn.max()) < 1
     share = torch.histc(drawn, bins=16, min=0, max=1) / drawn.numel()
     assert (share - 1 / 16).abs().max() < 0.006  # four standard deviations
     together = torch.corrcoef(torch.cat([drawn, again], dim=1).T).fill_diagonal_(0)

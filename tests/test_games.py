@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
-from hypermarl.envs import EnvironmentFault, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hypermarl.envs import EnvironmentFault, make
 
 G = "agents"
 joint_actions = st.integers(2, 64).flatmap(lambda n: st.lists(st.integers(0, n - 1), min_size=n, max_size=n))
@@ -31,14 +32,13 @@ def test_pays_by_how_many_chose_alike(chosen: list[int], temporal: bool) -> None
         env = game(name, num_envs=2, n_agents=n, temporal=temporal)
         env.reset()
         reward = play(env, [0] * n, chosen).reward[G]
-        assert reward.shape == (2, n) and reward.dtype == torch.float32
+        assert reward.shape == (2, n)
+        assert reward.dtype == torch.float32
         assert reward[1].tolist() == pytest.approx([pay(alike[each]) for each in chosen], rel=1e-6)
         assert reward[0].tolist() == pytest.approx([pay(n)] * n, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "alike", "apart"), [("specialisation", 0.5, 1.0), ("synchronisation", 1.0, 0.5)]
-)
+@pytest.mark.parametrize(("name", "alike", "apart"), [("specialisation", 0.5, 1.0), ("synchronisation", 1.0, 0.5)])
 def test_two_player_matrix_of_the_paper(name: str, alike: float, apart: float) -> None:
     env = game(name, num_envs=4, n_agents=2)
     env.reset()
@@ -49,7 +49,8 @@ def test_two_player_matrix_of_the_paper(name: str, alike: float, apart: float) -
 def test_shows_everyone_the_last_joint_action() -> None:
     env = game(num_envs=2, n_agents=3)
     first = env.reset().observation[G]
-    assert first.shape == (2, 3, 9) and (first == -1).all()
+    assert first.shape == (2, 3, 9)
+    assert (first == -1).all()
     seen = play(env, [2, 0, 1], [1, 1, 0]).view.observation[G]
     assert seen.dtype == torch.float32
     for agent in range(3):
@@ -89,7 +90,14 @@ def test_clock_of_the_user_cuts_earlier_but_not_later() -> None:
     env = game(max_steps=4, terminate=True, episode_steps=7)
     env.reset()
     step = [play(env, *[[0] * 4] * 3) for _ in range(4)][-1]
-    assert step.truncated[G].all() and not step.terminated[G].any() and env.max_steps == 4
+    assert step.truncated[G].all()
+    assert not step.terminated[G].any()
+    assert env.max_steps == 4
+    env = game(max_steps=7, terminate=True, episode_steps=7)
+    env.reset()
+    step = [play(env, *[[0] * 4] * 3) for _ in range(7)][-1]
+    assert step.terminated[G].all()
+    assert not step.truncated[G].any(), "never both"
 
 
 def test_one_choice_game_is_blind_and_over_at_once() -> None:
@@ -98,7 +106,9 @@ def test_one_choice_game_is_blind_and_over_at_once() -> None:
     assert torch.equal(env.reset().observation[G], torch.ones(3, 5, 1))
     for _ in range(2):
         step = play(env, *[[0, 1, 2, 3, 4]] * 3)
-        assert step.done.all() and step.terminated[G].all() and not step.truncated[G].any()
+        assert step.done.all()
+        assert step.terminated[G].all()
+        assert not step.truncated[G].any()
         assert torch.equal(step.view.observation[G], torch.ones(3, 5, 1))
     env = game(temporal=False, terminate=False)
     env.reset()
@@ -120,7 +130,8 @@ def test_state_continues_bit_for_bit() -> None:
     for each, expected in zip(actions[7:], after, strict=True):
         step = other.step({G: each})
         assert torch.equal(step.view.observation[G], expected.view.observation[G])
-        assert torch.equal(step.done, expected.done) and torch.equal(step.truncated[G], expected.truncated[G])
+        assert torch.equal(step.done, expected.done)
+        assert torch.equal(step.truncated[G], expected.truncated[G])
     assert [int(step.done.sum()) for step in after] == [0, 0, 2, 0, 0, 0, 0]
     assert all(torch.equal(state[name], kept[name]) for name in kept), "nor when it has been loaded"
 
@@ -140,7 +151,8 @@ def test_without_auto_reset_the_last_view_stays() -> None:
     env.auto_reset = False
     env.reset()
     step = play(env, *[[0, 1, 2, 3]] * 3)
-    assert step.done.all() and torch.equal(step.view.observation[G], step.final[G])
+    assert step.done.all()
+    assert torch.equal(step.view.observation[G], step.final[G])
 
 
 def test_a_row_does_not_know_of_others() -> None:
@@ -164,8 +176,10 @@ def test_a_row_does_not_know_of_others() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_what_was_handed_out_stays_as_it_was() -> None:
+@pytest.mark.parametrize("auto_reset", [True, False])
+def test_what_was_handed_out_stays_as_it_was(auto_reset: bool) -> None:
     env = game(n_agents=3, num_envs=1)
+    env.auto_reset = auto_reset
     env.reset()
     actions = torch.tensor([[0, 1, 2]])
     step = env.step({G: actions})
@@ -180,7 +194,9 @@ def test_picture_shows_who_chose_what() -> None:
     env = game(n_agents=3, num_envs=2)
     env.reset()
     empty = env.render()
-    assert empty.dtype.name == "uint8" and empty.ndim == 3 and empty.shape[2] == 3
+    assert empty.dtype.name == "uint8"
+    assert empty.ndim == 3
+    assert empty.shape[2] == 3
     play(env, [0, 1, 2], [0, 0, 0])
     one = env.render()
     env.reset()
@@ -188,7 +204,8 @@ def test_picture_shows_who_chose_what() -> None:
     two = env.render()
     assert one.shape == two.shape == empty.shape
     rows = [(one[y] != two[y]).any() for y in range(one.shape[0])]
-    assert any(rows) and not any(rows[: len(rows) // 3]), "nothing changed for the first agent"
+    assert any(rows)
+    assert not any(rows[: len(rows) // 3]), "nothing changed for the first agent"
     assert (one != empty).any()
 
 
@@ -208,4 +225,5 @@ def test_picture_shows_who_chose_what() -> None:
 def test_bad_names_and_options_are_told(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(EnvironmentFault, match=words) as fault:
         make("games", name, options=options)
-    assert "\n" not in str(fault.value) and "games/" in str(fault.value)
+    assert "\n" not in str(fault.value)
+    assert "games/" in str(fault.value)

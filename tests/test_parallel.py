@@ -6,10 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
-from hypermarl.envs import EnvironmentFault, make, make_parallel
-from hypermarl.envs.parallel import ParallelView
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from scripted_env import CLOCK, DEATH, ScriptedEnv
+
+from hypermarl.envs import EnvironmentFault, make, make_parallel
+from hypermarl.envs.parallel import ParallelView
 
 ALL = ["runner_0", "runner_1", "a", "b", "c"]
 ENVS = {
@@ -41,7 +42,8 @@ def test_passes_the_tests_of_pettingzoo(name: str) -> None:
 def test_an_agent_that_ends_is_told_so_once_and_leaves() -> None:
     env = scripted()
     observations, infos = env.reset(seed=0)
-    assert env.agents == ALL == env.possible_agents and list(observations) == list(infos) == ALL
+    assert env.agents == ALL == env.possible_agents
+    assert list(observations) == list(infos) == ALL
     for age in range(1, CLOCK + 1):
         before = list(env.agents)
         observations, rewards, terminated, truncated, infos = env.step(idle(env))
@@ -49,7 +51,8 @@ def test_an_agent_that_ends_is_told_so_once_and_leaves() -> None:
             assert list(each) == before
         assert [agent for agent in before if terminated[agent]] == (["runner_0"] if age == DEATH else [])
         assert [agent for agent in before if truncated[agent]] == (ALL[1:] if age == CLOCK else [])
-        assert rewards["runner_1"] == pytest.approx(age + 0.1) and type(rewards["runner_1"]) is float
+        assert rewards["runner_1"] == pytest.approx(age + 0.1)
+        assert type(rewards["runner_1"]) is float
         assert type(terminated["a"]) is bool
         assert observations["c"][2:4].tolist() == [age, 2], "the last observation, not the next episode's"
         assert env.agents == ([] if age == CLOCK else ALL if age < DEATH else ALL[1:])
@@ -62,7 +65,9 @@ def test_all_terminated_is_not_truncated() -> None:
     env = scripted(kill_all_at=1)
     env.reset()
     _, _, terminated, truncated, _ = env.step(idle(env))
-    assert all(terminated.values()) and not any(truncated.values()) and env.agents == []
+    assert all(terminated.values())
+    assert not any(truncated.values())
+    assert env.agents == []
 
 
 def test_an_environment_that_ends_without_saying_why_cuts_its_agents_off() -> None:
@@ -78,7 +83,9 @@ def test_an_environment_that_ends_without_saying_why_cuts_its_agents_off() -> No
 
     inner.step = silent
     _, _, terminated, truncated, _ = env.step(idle(env))
-    assert not any(terminated.values()) and all(truncated.values()) and env.agents == []
+    assert not any(terminated.values())
+    assert all(truncated.values())
+    assert env.agents == []
 
 
 def test_an_agent_that_vanishes_is_terminated() -> None:
@@ -95,7 +102,9 @@ def test_an_agent_that_vanishes_is_terminated() -> None:
     inner.step = silent
     env.step(idle(env))
     _, _, terminated, truncated, _ = env.step(idle(env))
-    assert terminated["runner_0"] and not truncated["runner_0"] and "runner_0" not in env.agents
+    assert terminated["runner_0"]
+    assert not truncated["runner_0"]
+    assert "runner_0" not in env.agents
     assert not any(terminated[agent] for agent in ALL[1:])
 
 
@@ -109,13 +118,15 @@ def test_actions_reach_their_agents() -> None:
 
 def test_spaces_are_kept_and_fit() -> None:
     env = scripted()
-    observations, infos = env.reset()
+    observations, _ = env.reset()
     for agent in ALL:
         assert env.observation_space(agent) is env.observation_space(agent)
         assert env.action_space(agent) is env.action_space(agent)
         assert env.observation_space(agent).contains(observations[agent])
-    assert env.action_space("runner_0").n == 3 and env.action_space("a").shape == (2,)
-    assert env.action_space("a").low.tolist() == [-1, -2] and env.action_space("a").high.tolist() == [1, 0.5]
+    assert env.action_space("runner_0").n == 3
+    assert env.action_space("a").shape == (2,)
+    assert env.action_space("a").low.tolist() == [-1, -2]
+    assert env.action_space("a").high.tolist() == [1, 0.5]
     assert env.action_space("a") is not env.action_space("b"), "spaces are seeded one by one"
 
 
@@ -124,7 +135,8 @@ def test_masks_say_what_is_legal_now() -> None:
     _, infos = env.reset()
     for age in range(3):
         mask = infos["runner_1"]["action_mask"]
-        assert mask.dtype == np.int8 and mask.tolist() == [int(each != age % 3) for each in range(3)]
+        assert mask.dtype == np.int8
+        assert mask.tolist() == [int(each != age % 3) for each in range(3)]
         assert env.action_space("runner_1").sample(mask) != age % 3
         assert infos["a"] == {}
         *_, infos = env.step(idle(env))
@@ -134,7 +146,8 @@ def test_state_is_what_all_observe() -> None:
     env = scripted()
     observations, _ = env.reset()
     state = env.state()
-    assert state.shape == (2 * 5 + 3 * 6,) and state.dtype == np.float32
+    assert state.shape == (2 * 5 + 3 * 6,)
+    assert state.dtype == np.float32
     assert np.array_equal(state, np.concatenate([observations[agent] for agent in ALL]))
 
 
@@ -142,8 +155,10 @@ def test_renders_when_asked_to() -> None:
     env = make_parallel("games", "specialisation", render_mode="rgb_array")
     env.reset()
     picture = env.render()
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    assert env.metadata["render_modes"] == ["rgb_array"] and env.metadata["name"] == "games/specialisation"
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    assert env.metadata["render_modes"] == ["rgb_array"]
+    assert env.metadata["name"] == "games/specialisation"
     assert scripted().render() is None
     with pytest.raises(EnvironmentFault, match="cannot render as 'human'"):
         make_parallel("games", "specialisation", render_mode="human")
@@ -153,7 +168,8 @@ def test_what_was_handed_out_is_the_users_own() -> None:
     env = make_parallel("games", "specialisation")
     observations, _ = env.reset()
     observations["agent_0"][:] = 7
-    assert (observations["agent_1"] == -1).all() and (env.state() == -1).all()
+    assert (observations["agent_1"] == -1).all()
+    assert (env.state() == -1).all()
 
 
 def test_same_numbers_as_the_vector_form() -> None:

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from hypermarl.envs import EnvironmentFault, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hypermarl.envs import EnvironmentFault, make
 
 G = "agents"
 PUSH = {0: (0, 0), 1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
@@ -29,13 +30,17 @@ def random_actions(env, steps, seed=0):
 def test_scenarios_have_the_sizes_of_the_paper(name: str, n: int, colours: int) -> None:
     env = spread(name)
     group = env.groups[G]
-    assert len(group.agents) == n and group.observation == 4 + 2 * colours and group.action.n == 5
+    assert len(group.agents) == n
+    assert group.observation == 4 + 2 * colours
+    assert group.action.n == 5
     assert env.max_steps == 50
     seen = env.reset(0).observation[G]
-    assert seen.shape == (3, n, 4 + 2 * colours) and seen.dtype == torch.float32
+    assert seen.shape == (3, n, 4 + 2 * colours)
+    assert seen.dtype == torch.float32
     landmarks = seen[..., 4:].reshape(3, n, colours, 2) + seen[:, :, None, 2:4]
     assert (landmarks - landmarks[:, :1]).abs().max() < 1e-6, "all agents see the same landmarks"
-    assert (seen[..., :2] == 0).all() and 0.9 < seen[..., 2:4].abs().max() <= 1
+    assert (seen[..., :2] == 0).all()
+    assert 0.9 < seen[..., 2:4].abs().max() <= 1
     assert 1 < landmarks.abs().max() <= 3
 
 
@@ -74,8 +79,10 @@ def test_time_limit_truncates_and_a_new_episode_begins() -> None:
     for clock, actions in enumerate(random_actions(env, 12), start=1):
         step = env.step({G: actions})
         over = clock % 4 == 0
-        assert step.done.shape == (3,) and (step.done == over).all()
-        assert step.truncated[G].shape == (3, 15) and (step.truncated[G] == over).all()
+        assert step.done.shape == (3,)
+        assert (step.done == over).all()
+        assert step.truncated[G].shape == (3, 15)
+        assert (step.truncated[G] == over).all()
         assert not step.terminated[G].any()
         seen, last = step.view.observation[G], step.final[G]
         assert torch.equal(seen, last) != over
@@ -120,7 +127,8 @@ def test_state_continues_bit_for_bit() -> None:
     for each, expected in zip(actions[3:], after, strict=True):
         step = other.step({G: each})
         assert torch.equal(step.view.observation[G], expected.view.observation[G])
-        assert torch.equal(step.reward[G], expected.reward[G]) and torch.equal(step.done, expected.done)
+        assert torch.equal(step.reward[G], expected.reward[G])
+        assert torch.equal(step.done, expected.done)
     assert {tuple(step.done.tolist()) for step in after} >= {(True, False, True), (False, True, False)}
     assert all(torch.equal(state[name], kept[name]) for name in kept)
 
@@ -151,9 +159,11 @@ def test_without_auto_reset_the_last_view_stays() -> None:
     env.auto_reset = False
     env.reset(0)
     step = env.step({G: random_actions(env, 1)[0]})
-    assert step.done.all() and torch.equal(step.view.observation[G], step.final[G])
+    assert step.done.all()
+    assert torch.equal(step.view.observation[G], step.final[G])
     view = env.reset_rows(torch.tensor([True, False, False]))
-    assert (view.observation[G][0, :, :2] == 0).all() and torch.equal(view.observation[G][1:], step.final[G][1:])
+    assert (view.observation[G][0, :, :2] == 0).all()
+    assert torch.equal(view.observation[G][1:], step.final[G][1:])
 
 
 def test_what_was_handed_out_stays_as_it_was() -> None:
@@ -189,11 +199,14 @@ def test_picture_shows_agents_and_landmarks_in_colour() -> None:
     env = spread("bps_4", num_envs=2)
     env.reset(0)
     before = env.render()
-    assert before.dtype.name == "uint8" and before.ndim == 3 and before.shape[2] == 3
+    assert before.dtype.name == "uint8"
+    assert before.ndim == 3
+    assert before.shape[2] == 3
     for _ in range(40):
         env.step({G: torch.full((2, 30), 2)})  # far out to the right: they stay in the picture
     after = env.render()
-    assert after.shape == before.shape and (after != before).any()
+    assert after.shape == before.shape
+    assert (after != before).any()
     middle = after.shape[1] // 2
     for shade in {tuple(each) for each in before.reshape(-1, 3).tolist() if max(each) - min(each) > 60}:
         found = (after[:, middle:] == shade).all(-1).sum()
@@ -216,4 +229,5 @@ def test_picture_shows_agents_and_landmarks_in_colour() -> None:
 def test_bad_names_and_options_are_told(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(EnvironmentFault, match=words) as fault:
         make("spread", name, options=options)
-    assert "\n" not in str(fault.value) and f"spread/{name}" in str(fault.value)
+    assert "\n" not in str(fault.value)
+    assert f"spread/{name}" in str(fault.value)

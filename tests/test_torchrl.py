@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypermarl.envs import make
-from hypermarl.envs.torchrl import TorchRLEnv
 from scripted_env import CHASERS, CLOCK, DEATH, RUNNERS, ScriptedEnv
 from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
+
+from hypermarl.envs import make
+from hypermarl.envs.torchrl import TorchRLEnv
 
 E = 4
 ENVS = {
@@ -47,10 +48,13 @@ def test_shapes_types_and_groups() -> None:
         assert told.pop((CHASERS, key)) == ((E, 2, 3, 1), torch.bool)
         assert told.pop(key) == ((E, 2, 1), torch.bool)
     assert not told
-    assert run[RUNNERS, "action"].shape == (E, 2, 2) and run[RUNNERS, "action"].dtype == torch.int64
+    assert run[RUNNERS, "action"].shape == (E, 2, 2)
+    assert run[RUNNERS, "action"].dtype == torch.int64
     action = run[CHASERS, "action"]
-    assert action.shape == (E, 2, 3, 2) and action.dtype == torch.float32
-    assert (action >= torch.tensor([-1.0, -2.0])).all() and (action <= torch.tensor([1.0, 0.5])).all()
+    assert action.shape == (E, 2, 3, 2)
+    assert action.dtype == torch.float32
+    assert (action >= torch.tensor([-1.0, -2.0])).all()
+    assert (action <= torch.tensor([1.0, 0.5])).all()
     assert action[..., 1].min() < -1, "the box is used, not a guess of it"
 
 
@@ -67,17 +71,20 @@ def test_random_actions_are_legal() -> None:
 
 def test_ends_are_kept_apart_and_stay() -> None:
     run = TorchRLEnv(ScriptedEnv(E)).rollout(CLOCK + 2, break_when_any_done=False)["next"]
-    at = list(range(1, CLOCK + 1)) + [1, 2]
+    at = [*range(1, CLOCK + 1), 1, 2]
     for t, age in enumerate(at):
         dead, over = age >= DEATH, age == CLOCK
         runners, chasers = run[RUNNERS][:, t], run[CHASERS][:, t]
         assert (runners["terminated"][..., 0].int() == torch.tensor([int(dead), 0])).all(), t
         assert (runners["truncated"][..., 0].int() == torch.tensor([0, int(over)])).all(), t
         assert (runners["done"] == (runners["terminated"] | runners["truncated"])).all()
-        assert (chasers["truncated"] == over).all() and not chasers["terminated"].any()
-        assert (run["done"][:, t] == over).all() and (run["truncated"][:, t] == over).all()
+        assert (chasers["truncated"] == over).all()
+        assert not chasers["terminated"].any()
+        assert (run["done"][:, t] == over).all()
+        assert (run["truncated"][:, t] == over).all()
         assert not run["terminated"][:, t].any()
-        assert (runners["alive"][:, 0] == (age < DEATH)).all() and runners["alive"][:, 1].all()
+        assert (runners["alive"][:, 0] == (age < DEATH)).all()
+        assert runners["alive"][:, 1].all()
         paid = torch.tensor([age * (age <= DEATH), age + 0.1])
         assert torch.allclose(runners["reward"][..., 0], paid.expand(E, 2).float())
 
@@ -85,7 +92,8 @@ def test_ends_are_kept_apart_and_stay() -> None:
 def test_environment_terminates_when_none_is_cut_off() -> None:
     run = TorchRLEnv(ScriptedEnv(E, kill_all_at=3)).rollout(4, break_when_any_done=False)["next"]
     assert run["terminated"].squeeze(-1)[0].tolist() == [False, False, True, False]
-    assert not run["truncated"].any() and not run[CHASERS, "truncated"].any()
+    assert not run["truncated"].any()
+    assert not run[CHASERS, "truncated"].any()
     assert run[CHASERS, "done"][0, :, 0, 0].tolist() == [False, False, True, False]
 
 
@@ -99,8 +107,10 @@ def test_resets_only_the_rows_it_is_asked_to() -> None:
     after = env.reset(now.clone().set("_reset", rows))
     age = after[CHASERS, "observation"][..., 0, 2]
     assert age.tolist() == [0, 3, 0, 3]
-    assert (after[1] == before[1]).all() and (after[3] == before[3]).all()
-    assert not after[RUNNERS, "done"][[0, 2]].any() and after[RUNNERS, "done"][[1, 3], 0].all()
+    assert (after[1] == before[1]).all()
+    assert (after[3] == before[3]).all()
+    assert not after[RUNNERS, "done"][[0, 2]].any()
+    assert after[RUNNERS, "done"][[1, 3], 0].all()
     step = env.step(env.rand_action(after))["next"]
     assert step[RUNNERS, "terminated"][:, 0, 0].tolist() == [False, True, False, True], "deaths are forgotten by row"
 
@@ -111,7 +121,8 @@ def test_next_holds_the_last_observation_and_then_a_new_episode() -> None:
     assert ages == [1, 2, 3, 4, 5, 1]
     assert run[CHASERS, "observation"][0, :, 0, 2].tolist() == [0, 1, 2, 3, 4, 0]
     episode = run[CHASERS, "observation"][0, :, 0, 1]
-    assert (episode[:CLOCK] == episode[0]).all() and episode[CLOCK] == episode[0] + 1
+    assert (episode[:CLOCK] == episode[0]).all()
+    assert episode[CLOCK] == episode[0] + 1
 
 
 def test_seed_reaches_the_environment_at_the_next_full_reset() -> None:
@@ -156,7 +167,8 @@ def test_collector_gives_the_environments_own_episodes() -> None:
         assert torch.equal(then["agents", "observation"], step.final["agents"])
         assert torch.equal(then["agents", "reward"][..., 0], step.reward["agents"])
         assert torch.equal(then["agents", "truncated"][..., 0], step.truncated["agents"])
-        assert torch.equal(then["truncated"][:, 0], step.done) and not then["terminated"].any()
+        assert torch.equal(then["truncated"][:, 0], step.done)
+        assert not then["terminated"].any()
         seen = step.view.observation["agents"]
     assert batches["next", "done"].sum() == E * (steps * rounds // 5)
 
@@ -180,8 +192,10 @@ def test_policy_of_a_user_is_played() -> None:
         return now.set(("agents", "action"), torch.arange(5).expand(E, 5))
 
     run = env.rollout(10, differ)
-    assert (run["next", "agents", "reward"] == 1).all() and run.shape == (E, 10)
-    assert run["next", "truncated"][:, -1].all() and not run["next", "done"][:, :-1].any()
+    assert (run["next", "agents", "reward"] == 1).all()
+    assert run.shape == (E, 10)
+    assert run["next", "truncated"][:, -1].all()
+    assert not run["next", "done"][:, :-1].any()
 
 
 def test_unbounded_actions_have_an_unbounded_spec() -> None:

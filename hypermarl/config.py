@@ -116,6 +116,7 @@ def _hydra(words: list[str]) -> dict[str, Any]:
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.singleton import Singleton
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -129,13 +130,17 @@ def _hydra(words: list[str]) -> dict[str, Any]:
             raise UserError(f"{shown!r} cannot be read: {_line(error)}. Text with special characters goes in quotes, \"key='...'\".") from error
         if several:
             raise UserError(f"{shown!r} gives several values; a list is written [1,2], several seeds are seeds=N.")
+    before = Singleton.get_state()
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_module(PRESETS, version_base="1.3"):
             config = hydra_compose(ROOT, overrides=words)
         plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"The settings cannot be put together: {_line(error)}") from error
-    assert isinstance(plain, dict) and not GlobalHydra.instance().is_initialized()
+    finally:
+        Singleton.set_state(before)
+    assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 

@@ -53,7 +53,8 @@ class SpreadOptions:
             whole_number("n_agents", self.n_agents, 1)
         if self.groups is None:
             return
-        if isinstance(self.groups, (str, int)) or not self.groups:
+        given: object = self.groups  # from a user's text: any type at all
+        if not isinstance(given, (tuple, list)) or not given:
             raise ValueError(f"option 'groups' must be a list of sizes, not {self.groups!r}.")
         for size in self.groups:
             whole_number("groups", size, 1)

@@ -37,6 +37,7 @@ class GeneratorConfig:
     trunk_bias: bool = True
     activation: Literal["relu", "tanh", "silu", "elu", "gelu"] = "tanh"
     normalise: bool = False  # features to root mean square 1
+    scale: float = 1.0  # of the features: how far one optimiser step moves what is generated
     head: Literal["none", "full", "low_rank", "chunked"] = "full"
     rank: int = 4
     chunk: int = 512
@@ -125,7 +126,7 @@ class Generator(nn.Module):
             x = ACTIVATIONS[self.config.activation](x)
         if self.config.normalise:
             x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8)
-        return x.unbind(-3)
+        return (x * self.config.scale).unbind(-3)
 
     @torch.no_grad()
     def start_distinct(self, cond: Tensor, rng: torch.Generator) -> None:

@@ -1,6 +1,6 @@
 """A small environment that plays a fixed plot: two unlike groups, illegal actions, an early death, a clock.
 
-`runners` (2 agents, 3 discrete actions, masked): runner_0 ends for good at step 2, runner_1 at the clock; a runner may
+`runners` (2 agents, 3 discrete actions, masked): runner_0 ends early at step 2, runner_1 at the clock; a runner may
 not repeat what its place in time forbids. `chasers` (3 agents, 2 continuous actions) live to the clock. Numbers tell
 where they come from: an observation holds (row, episode, age, agent, last action...), a reward is age + agent / 10.
 """
@@ -17,9 +17,10 @@ DEATH, CLOCK = 2, 5
 
 
 class ScriptedEnv:
-    def __init__(self, num_envs=4, *, clock=CLOCK, kill_all_at=None, device="cpu"):
+    def __init__(self, num_envs=4, *, clock=CLOCK, kill_all_at=None, early_cut=False, device="cpu"):
         self.num_envs, self.max_steps, self.device = num_envs, clock, torch.device(device)
         self.kill_all_at = kill_all_at
+        self.early_cut = early_cut
         self.auto_reset = True
         self.groups = {
             RUNNERS: Group(RUNNERS, ("runner_0", "runner_1"), 5, Discrete(3), masked=True),
@@ -74,11 +75,11 @@ class ScriptedEnv:
         was_alive = {RUNNERS: before.alive[RUNNERS], CHASERS: torch.ones(self.num_envs, 3, dtype=torch.bool)}
         terminated, truncated, reward = {}, {}, {}
         for name, alive in was_alive.items():
-            dies = over[:, None].expand_as(alive).clone()
+            dies, leaves = (each[:, None].expand_as(alive).clone() for each in (over, late))
             if name == RUNNERS:
-                dies[:, 0] |= self.age == DEATH
+                (leaves if self.early_cut else dies)[:, 0] |= self.age == DEATH
             terminated[name] = dies & alive
-            truncated[name] = late[:, None] & alive & ~dies
+            truncated[name] = leaves & alive & ~dies
             reward[name] = (self.age[:, None] + torch.arange(alive.shape[1]) / 10) * alive
         last = self.view()
         done = late | over

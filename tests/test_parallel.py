@@ -19,6 +19,7 @@ ENVS = {
     "spread": lambda: make_parallel("spread", "bps_2", max_steps=20),
     "groups, masks, deaths": lambda: ParallelView(ScriptedEnv(1)),
     "all die": lambda: ParallelView(ScriptedEnv(1, kill_all_at=3)),
+    "one is cut off early": lambda: ParallelView(ScriptedEnv(1, early_cut=True)),
 }
 
 

@@ -10,6 +10,7 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 
 from hypermarl.envs import make
+from hypermarl.envs.interface import Step
 from hypermarl.envs.torchrl import TorchRLEnv
 
 E = 4
@@ -21,6 +22,7 @@ ENVS = {
     "spread of 9": lambda: make("spread", "bps_4", num_envs=E, options={"n_agents": 9}),
     "groups, masks, deaths": lambda: ScriptedEnv(E),
     "all die": lambda: ScriptedEnv(E, kill_all_at=3),
+    "one is cut off early": lambda: ScriptedEnv(E, early_cut=True),
 }
 
 
@@ -95,6 +97,29 @@ def test_environment_terminates_when_none_is_cut_off() -> None:
     assert not run["truncated"].any()
     assert not run[CHASERS, "truncated"].any()
     assert run[CHASERS, "done"][0, :, 0, 0].tolist() == [False, False, True, False]
+
+
+def test_an_agent_cut_off_early_stays_cut_off() -> None:
+    run = TorchRLEnv(ScriptedEnv(E, early_cut=True)).rollout(CLOCK, break_when_any_done=False)["next"]
+    cut = [age >= DEATH for age in range(1, CLOCK + 1)]
+    assert run[RUNNERS, "truncated"][0, :, 0, 0].tolist() == run[RUNNERS, "done"][0, :, 0, 0].tolist() == cut
+    assert not run[RUNNERS, "terminated"].any()
+    assert run["truncated"][0, :, 0].tolist() == run["done"][0, :, 0].tolist() == [False] * (CLOCK - 1) + [True]
+
+
+def test_an_environment_that_is_done_leaves_no_agent_going() -> None:
+    env = ScriptedEnv(E)
+    step = env.step
+
+    def silent(actions: dict[str, torch.Tensor]) -> Step:
+        taken = step(actions)
+        nothing = {name: flags & False for name, flags in taken.truncated.items()}
+        return Step(taken.view, taken.reward, nothing, nothing, taken.final, taken.done)
+
+    env.step = silent
+    run = TorchRLEnv(env).rollout(CLOCK + 1, break_when_any_done=False)["next"]
+    assert run["done"][0, :, 0].tolist() == [False] * (CLOCK - 1) + [True, False]
+    assert torch.equal(run[CHASERS, "done"][..., 0], run["done"].expand(E, CLOCK + 1, 3))
 
 
 def test_resets_only_the_rows_it_is_asked_to() -> None:

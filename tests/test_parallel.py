@@ -10,6 +10,7 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from scripted_env import CLOCK, DEATH, ScriptedEnv
 
 from hypermarl.envs import EnvironmentFault, make, make_parallel
+from hypermarl.envs.interface import View
 from hypermarl.envs.parallel import ParallelView
 
 ALL = ["runner_0", "runner_1", "a", "b", "c"]
@@ -107,6 +108,25 @@ def test_an_agent_that_vanishes_is_terminated() -> None:
     assert not truncated["runner_0"]
     assert "runner_0" not in env.agents
     assert not any(terminated[agent] for agent in ALL[1:])
+
+
+def test_who_has_left_does_not_come_back() -> None:
+    inner = ScriptedEnv(1)
+    env = ParallelView(inner)
+    env.reset()
+    step = inner.step
+
+    def forgetful(actions):
+        taken = step(actions)
+        view = View(taken.view.observation, taken.view.mask)  # says nothing of who is alive
+        return type(taken)(view, taken.reward, taken.terminated, taken.truncated, taken.final, taken.done)
+
+    inner.step = forgetful
+    here = []
+    for _ in range(CLOCK - 1):
+        env.step(idle(env))
+        here.append("runner_0" in env.agents)
+    assert here == [age < DEATH for age in range(1, CLOCK)]
 
 
 def test_actions_reach_their_agents() -> None:

@@ -1,8 +1,8 @@
 """One VMAS simulation without episodes: plain tensors in and out, its own random numbers, nothing shared.
 
-VMAS's `Environment.step` swaps three global random states at every call, keeps its own on the class (so that seeding one
-environment changes all others), decodes actions agent by agent and copies what it returns. Here its parts are called
-directly: the numbers are the same bit for bit, which a test holds for every scenario.
+VMAS's `Environment.step` swaps three global random states at every call, keeps its own on the class (so that seeding
+one environment changes all others), decodes actions agent by agent and copies what it returns. Here its parts are
+called directly: the numbers are the same bit for bit, which a test holds for every scenario.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from torch import Tensor
 from .interface import Continuous, Discrete, EnvironmentFault, Group
 from .options import nearest
 
-_OWN = ("num_envs", "device", "max_steps", "seed", "wrapper", "wrapper_kwargs", "dict_spaces", "grad_enabled",
-        "terminated_truncated", "multidiscrete_actions", "clamp_actions")  # fmt: skip
+_OTHER_NUMBERS = r"\b(np|numpy)\.random\b|^\s*(import|from) random\b"
 _UNUSED = "passed but not used by the scenario"
 
 
@@ -37,7 +36,7 @@ class Stream:
     def __init__(self, device: torch.device, everywhere: bool) -> None:
         self._generators = [torch.default_generator]
         if device.type == "cuda":
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators.append(torch.cuda.default_generators[index])
         self._everywhere = everywhere
@@ -45,7 +44,7 @@ class Stream:
         self._others: list[Any] = []
 
     def seed(self, *numbers: int) -> None:
-        """Start anew as a function of all `numbers`; callable inside and outside of the `with` block."""
+        """Start anew as a function of all `numbers`; not from within the `with` block."""
         words = [abs(number) * 2 + (number < 0) for number in numbers]
         mixed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
         for slot, generator in enumerate(self._generators):
@@ -54,7 +53,7 @@ class Stream:
             self._own[slot] = generator.get_state()
             generator.set_state(theirs)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         self._others = [generator.get_state() for generator in self._generators]
         for generator, state in zip(self._generators, self._own, strict=True):
             generator.set_state(state)
@@ -90,28 +89,36 @@ class Simulation:
 
         kwargs = dict(options)
         self.title = f"vmas/{scenario}"
+        build = inspect.unwrap(Environment.__init__)  # its wrapper would draw from what all environments share
+        for name in kwargs.keys() & inspect.signature(build).parameters.keys() - {"continuous_actions"}:
+            raise EnvironmentFault(f"Environment '{self.title}': {name!r} is not an option of the scenario.")
         self.device, self.num_envs = device, num_envs
         self.continuous = bool(kwargs.pop("continuous_actions", True))
         module = load(f"{scenario}.py")
         self.scenario = module.Scenario()
         source = inspect.getsource(module)
-        self.draws_everywhere = re.search(r"\b(np|numpy)\.random\b|^\s*(import|from) random\b", source, re.M) is not None
+        self.draws_everywhere = bool(re.search(_OTHER_NUMBERS, source, re.MULTILINE))
         self.env = Environment.__new__(Environment)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                # around VMAS's wrapper, which would draw from the state that all environments of the process share
-                inspect.unwrap(Environment.__init__)(
-                    self.env, self.scenario, num_envs=num_envs, device=device, continuous_actions=self.continuous, **kwargs
-                )
+                build(self.env, self.scenario, num_envs, device, continuous_actions=self.continuous, **kwargs)
             except Exception as error:
                 given = ", ".join(f"{name}={value!r}" for name, value in options.items()) or "its defaults"
                 raise EnvironmentFault(f"Environment '{self.title}' cannot be made with {given}: {error}") from error
         self._refuse_unused(kwargs, source, [str(each.message) for each in caught])
         self.world = self.env.world
         self.agents = list(self.env.agents)
-        self.groups, self._members = self._group()
-        self._drives = {name: self._drive(members) for name, members in self._members.items()}
+        self.groups, members = self._group()
+        self._places = [
+            (agent, name, members[name].index(i))
+            for i, agent in enumerate(self.agents)
+            for name in members
+            if i in members[name]
+        ]
+        self._drives = {name: _Drive(self, [self.agents[i] for i in indices]) for name, indices in members.items()}
+        self._noisy = [agent for agent in self.agents if agent.u_noise > 0 or (self.talks(agent) and agent.c_noise > 0)]
+        self.can_draw = True  # until it is found that it cannot
 
     def _refuse_unused(self, kwargs: dict[str, Any], source: str, messages: list[str]) -> None:
         if any(_UNUSED in message for message in messages):
@@ -121,7 +128,7 @@ class Simulation:
                     raise EnvironmentFault(f"Environment '{self.title}' has no option {name!r}; {nearest(name, known)}")
 
     def _group(self) -> tuple[dict[str, Group], dict[str, list[int]]]:
-        """Agents with the same name up to the number and the same spaces; names as TorchRL's VMAS wrapper gives them."""
+        """Agents with the same name up to its number and the same spaces; named as TorchRL's VMAS wrapper does."""
         names = [agent.name for agent in self.agents]
         numbered = all(re.fullmatch(r".+_\d+", name) for name in names)
         prefixes = [name.rpartition("_")[0] if numbered else "agents" for name in names]
@@ -146,7 +153,7 @@ class Simulation:
             members[name] = indices
         return groups, members
 
-    def _talks(self, agent: Any) -> bool:
+    def talks(self, agent: Any) -> bool:
         return self.world.dim_c > 0 and not agent.silent
 
     def _space(self, agent: Any) -> Discrete | Continuous:
@@ -155,11 +162,11 @@ class Simulation:
             return Continuous(tuple(space.low.tolist()), tuple(space.high.tolist()))
         return Discrete(int(space.n))
 
-    def _drive(self, members: list[int]) -> _Drive:
-        return _Drive(self, [self.agents[i] for i in members])
-
     def _raw_observations(self) -> list[Any]:
         return [self.scenario.observation(agent) for agent in self.agents]
+
+    def reset_at(self, row: int) -> None:
+        self.scenario.env_reset_world_at(row)
 
     def empty(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Room for what a step returns: rewards `[E, N]` and observations `[E, N, O]` by group."""
@@ -176,14 +183,8 @@ class Simulation:
 
     def observe(self, observation: dict[str, Tensor]) -> None:
         """Write what every agent sees into `observation [E, N, O]`, in VMAS's order of agents."""
-        for i, agent in enumerate(self.agents):
-            name, place = self._places[i]
-            observation[name][:, place] = self.scenario.observation(agent).flatten(1)
-
-    @property
-    def _places(self) -> list[tuple[str, int]]:
-        places = {i: (name, place) for name, members in self._members.items() for place, i in enumerate(members)}
-        return [places[i] for i in range(len(self.agents))]
+        for agent, name, place in self._places:
+            observation[name][:, place] = self.scenario.observation(agent).reshape(self.num_envs, -1)
 
     def step(self, actions: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """(reward `[E, N]`, observation `[E, N, O]`, done `[E]` as the scenario says it, which knows no clock)."""
@@ -196,17 +197,16 @@ class Simulation:
         self.world.step()
         self.scenario.post_step()
         reward, observation = self.empty()
-        for i, agent in enumerate(self.agents):
-            name, place = self._places[i]
-            reward[name][:, place] = self.scenario.reward(agent)
+        for agent, name, place in self._places:
+            reward[name][:, place] = self.scenario.reward(agent).reshape(self.num_envs)  # some give [E, 1]
         self.observe(observation)
         return reward, observation, self.scenario.done()
 
     def _add_noise(self) -> None:
-        for agent in self.agents:
-            if agent.action.u_noise > 0:
+        for agent in self._noisy:
+            if agent.u_noise > 0:
                 agent.action.u = agent.action.u + torch.randn_like(agent.action.u) * agent.u_noise
-            if self._talks(agent) and agent.c_noise > 0:
+            if self.talks(agent) and agent.c_noise > 0:
                 agent.action.c = agent.action.c + torch.randn_like(agent.action.c) * agent.c_noise
 
 
@@ -215,7 +215,7 @@ class _Drive:
 
     def __init__(self, simulation: Simulation, agents: list[Any]) -> None:
         self.agents, self.continuous = agents, simulation.continuous
-        self.talks = simulation._talks(agents[0])
+        self.talks = simulation.talks(agents[0])
         size, device = agents[0].action_size, simulation.device
         self.size, self.first_word = size, simulation.world.dim_p
         multiplier = torch.stack([agent.action.u_multiplier_tensor for agent in agents])  # [N, A]

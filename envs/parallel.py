@@ -68,7 +68,7 @@ class ParallelView(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]
         reward = {name: each[0].tolist() for name, each in step.reward.items()}
         rewards = {agent: reward[group.name][i] for agent, group, i in self._places(acting)}
         self._gone |= {agent for agent in acting if terminated[agent] or truncated[agent]}
-        self.agents = [] if bool(step.done[0]) else self._present(view)
+        self.agents = self._present(view)
         reported = acting + [agent for agent in self.agents if agent not in acting]
         return (
             self._observations(view, reported),
@@ -111,7 +111,7 @@ class ParallelView(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]
         ended, late = {}, {}
         for agent, group, i in self._places(acting):
             name = group.name
-            lost = name in alive and not alive[name][i] and not done
+            lost = name in alive and not alive[name][i]
             late[agent] = truncated[name][i]
             ended[agent] = terminated[name][i] or (lost and not late[agent])
             late[agent] = late[agent] or (done and not ended[agent])

@@ -28,6 +28,10 @@ ENVIRONMENTS: list[tuple[str, str | None, dict[str, object]]] = [  # string, pac
     ("spread/bps_2", None, {}),
     ("spread/bps_3", None, {}),
     ("spread/bps_4", None, {}),
+    ("vmas/dispersion", "vmas", {"n_agents": 2, "n_food": 5, "continuous_actions": False}),
+    ("vmas/navigation", "vmas", {"n_agents": 4}),
+    ("vmas/simple_tag", "vmas", {}),
+    ("vmas/balance", "vmas", {}),
 ]
 
 rows = pytest.mark.parametrize(

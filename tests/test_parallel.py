@@ -59,6 +59,7 @@ def test_an_agent_that_ends_is_told_so_once_and_leaves() -> None:
         assert observations["c"][2:4].tolist() == [age, 2], "the last observation, not the next episode's"
         assert env.agents == ([] if age == CLOCK else ALL if age < DEATH else ALL[1:])
     assert env.step({}) == ({}, {}, {}, {}, {})
+    assert int(env.vector.age[0]) == CLOCK, "nobody is there to step it"
     env.reset()
     assert env.agents == ALL, "the dead are back in a new episode"
 

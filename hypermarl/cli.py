@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,7 +16,8 @@ from hypermarl.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hypermarl.marl.settings import ExperimentConfig
+    from hypermarl.marl.settings import EnvConfig, ExperimentConfig
+    from hypermarl.marl.train import Result
 
 # module that is missing -> the extra that brings it
 EXTRAS = {
@@ -26,10 +28,8 @@ EXTRAS = {
     "pymunk": "butterfly",
     "imageio": "video",
     "imageio_ffmpeg": "video",
-    "moviepy": "video",
-    "PIL": "video",
     "onnx": "export",
-    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model"}
 ANY_ENV = {
@@ -59,11 +59,28 @@ def _complete(incomplete: str) -> list[str]:
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for instance env=vmas/dispersion.", autocompletion=_complete),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, for instance env=vmas/dispersion.", autocompletion=_complete),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")]
-Seed = Annotated[int, typer.Option(help="Seed of the episodes.")]
-TeamSeed = Annotated[int | None, typer.Option(help="Which team of a run that trained several seeds.")]
+EnvWords = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ENV=...", help="Another environment: env=..., env.options.<name>=... (default: the run's own)."),
+]
+RunSeed = Annotated[int | None, typer.Option(help="Which team of a run that trained several seeds.")]
+Sampled = Annotated[bool, typer.Option("--sampled", help="Draw actions from the policy instead of the likeliest.")]
+Device = Annotated[str, typer.Option(help="Where the networks run: cpu, cuda, cuda:1, ...")]
+
+
+class Form(StrEnum):
+    vectorised = "vectorised"
+    pettingzoo = "pettingzoo"
+    both = "both"
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+    torch = "torch"
+    both = "both"
 
 
 @app.command(epilog="Example: hypermarl train env=vmas/dispersion sharing=hyper_mlp algorithm=ippo seed=3 device=cuda")
@@ -78,15 +95,94 @@ def train(
         return
     from hypermarl.marl.train import Experiment
 
-    Experiment(experiment).run()
+    show_result(Experiment(experiment).run(), experiment)
 
 
 @app.command()
-def resume(run: Run) -> None:
+def resume(
+    run: Run,
+    frames: Annotated[int | None, typer.Option(min=1, help="Train to this frame instead of the one first asked for.")] = None,
+) -> None:
     """Continue a run from its newest checkpoint, as if it had never stopped."""
     from hypermarl.marl.train import Experiment
 
-    Experiment.resume(run).run()
+    experiment = Experiment.resume(run, frames)
+    show_result(experiment.run(), experiment.config)
+
+
+@app.command(epilog="Example: hypermarl evaluate runs/quick_start --episodes 200 --json result.json")
+def evaluate(
+    run: Run,
+    words: EnvWords = None,
+    form: Annotated[Form, typer.Option(help="Many copies at once, one copy through PettingZoo, or both.")] = Form.both,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes per form and seed of the run.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 10_000,
+    run_seed: RunSeed = None,
+    sampled: Sampled = False,
+    device: Device = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Also write marl-eval's JSON here, one file per form.")] = None,
+) -> None:
+    """Play episodes and report interquartile means with bootstrap intervals; files go to RUN/evaluation/."""
+    from rich.console import Console
+
+    from hypermarl.evaluation import write_json
+    from hypermarl.marl.evaluate import FORMS, evaluate_run
+
+    found = evaluate_run(
+        run,
+        env=read_env(words or [], run),
+        forms=FORMS if form == Form.both else [form.value],
+        episodes=episodes,
+        seed=seed,
+        run_seed=run_seed,
+        greedy=not sampled,
+        device=device,
+    )
+    files = list(found.files)
+    for name, content in found.documents.items() if json else ():
+        place = json if len(found.documents) == 1 else json.with_name(f"{json.stem}-{name}{json.suffix}")
+        files.append(write_json(place, content))
+    Console(highlight=False).print(found.table())
+    for file in files:
+        print(f"wrote {file}")
+
+
+@app.command(epilog="Example: hypermarl render runs/quick_start --out team.gif --episodes 3")
+def render(
+    run: Run,
+    words: EnvWords = None,
+    out: Annotated[Path | None, typer.Option(help="The film, .mp4 or .gif (default: RUN/videos/<frame>.mp4).")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to show.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 15,
+    run_seed: RunSeed = None,
+    sampled: Sampled = False,
+    device: Device = "cpu",
+) -> None:
+    """Film a team."""
+    from hypermarl.marl.render import render_run
+
+    env = read_env(words or [], run)
+    made = render_run(
+        run, out, env=env, episodes=episodes, seed=seed, run_seed=run_seed, fps=fps, greedy=not sampled, device=device
+    )
+    print(f"wrote {made}")
+
+
+@app.command(epilog="Example: hypermarl export runs/quick_start --out networks --format onnx")
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Folder for the files, one set per agent.")],
+    format: Annotated[Format, typer.Option(help="ONNX, torch.export (.pt2), or both.")] = Format.both,
+    run_seed: RunSeed = None,
+) -> None:
+    """Write each agent's generated weights as a plain network that needs no hypernetwork, and no HyperMARL, to run."""
+    from hypermarl import load
+    from hypermarl.marl.export import export as write
+
+    formats = {Format.onnx: ["onnx"], Format.torch: ["pt2"], Format.both: ["pt2", "onnx"]}[format]
+    for file in write(load(run, run_seed), out, formats=formats):
+        print(f"wrote {file}")
 
 
 @app.command("list")
@@ -120,6 +216,46 @@ def read_experiment(words: list[str]) -> ExperimentConfig:
     from hypermarl.marl.settings import ExperimentConfig
 
     return settings.build(ExperimentConfig, settings.compose(words, parse))
+
+
+def read_env(words: list[str], run: Path) -> EnvConfig | None:
+    """The environment of `env=...` and `env.<key>=...` words; without `env=`, the run's own with the keys changed."""
+    from hypermarl.envs import parse
+    from hypermarl.marl.settings import EnvConfig, ExperimentConfig
+    from hypermarl.runs import RunFolder
+
+    if not words:
+        return None
+    for word in words:
+        key = word.partition("=")[0]
+        if key.partition(".")[0] != "env":
+            raise UserError(f"{key!r} cannot be set here, only env=... and env.<name>=...")
+    given = settings.compose(words, parse)["env"]
+    if any(word.startswith("env=") for word in words):
+        return settings.build(EnvConfig, given, "env")
+    folder = run.parent.parent if run.parent.name == "checkpoints" else run
+    own = settings.to_dict(settings.build(ExperimentConfig, RunFolder.open(folder).config).env)
+    options = own["options"] | given.get("options", {})
+    return settings.build(EnvConfig, own | given | {"options": options}, "env")
+
+
+def show_result(result: Result, experiment: ExperimentConfig) -> None:
+    """What a person wants to know when training ends: how good it is, and what to do next."""
+    from rich.console import Console
+
+    from hypermarl.evaluation import report
+
+    if result.episodes:
+        task = f"{experiment.env.kind}/{experiment.env.name}, sharing={experiment.sharing.name}, {result.frame:,} frames"
+        summary = {"final evaluation": report.summarise(result.episodes)}
+        Console(highlight=False).print(report.table(task, summary, result.episodes[0].agents))
+    else:
+        print(f"Stopped after {result.frame:,} frames; continue with: hypermarl resume {result.folder}")
+    print(f"Run folder:  {result.folder}")
+    print(f"Curves:      tensorboard --logdir {result.folder}")
+    one = result.folder / f"seed_{experiment.seed}" if experiment.seeds > 1 else result.folder
+    print(f"Next:        hypermarl evaluate {result.folder}")
+    print(f"             hypermarl render {one}")
 
 
 def show_plan(experiment: ExperimentConfig) -> None:

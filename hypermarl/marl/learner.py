@@ -5,9 +5,7 @@ Letters: `S` seeds, `E` environments per seed, `T` steps of a rollout.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,25 +15,11 @@ from hypermarl import envs
 from hypermarl.errors import UserError
 from hypermarl.marl.objectives import TERMS, Samples, accumulate, prepare
 from hypermarl.marl.policy import Policy, build_policies
+from hypermarl.marl.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector, Episodes
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.stacking import join, slice_of
 from hypermarl.updates import descend, minibatches
-
-
-class Stopwatch:
-    """Adds up where the time goes, in seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 @dataclass(slots=True)
@@ -79,7 +63,7 @@ class Learner:
         self.rngs = [torch.Generator(self.device).manual_seed(seed) for seed in self.seeds]
         self.collector = Collector(self.env, self.policies, config.train.steps, config.seeds)
         self.healthy = torch.ones(config.seeds, dtype=torch.bool, device=self.device)
-        self.clock = Stopwatch()
+        self.clock = Clock(torch.cuda.synchronize if self.device.type == "cuda" else None)
         self.iteration = 0
 
     @property

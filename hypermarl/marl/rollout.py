@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hypermarl.envs.interface import EnvironmentFault, VectorEnv, View
+from hypermarl.envs.interface import EnvironmentFault, Step, VectorEnv, View
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Memory, Policy
-
-
-class Clock(Protocol):
-    """Adds up where the time goes."""
-
-    def __call__(self, name: str) -> object: ...
+from hypermarl.marl.progress import Clock
 
 
 @dataclass(slots=True)
@@ -80,7 +74,7 @@ class Collector:
     def collect(self, rngs: Sequence[torch.Generator], clock: Clock) -> tuple[dict[str, Batch], Episodes]:
         """T steps of all environments. Random numbers of a seed come from its own `rngs[s]`."""
         assert self.view is not None, "reset the collector first"
-        with clock("generation"):  # type: ignore[attr-defined]
+        with clock("generation"):
             stack = ExitStack()
             for policy in self.policies.values():
                 stack.enter_context(policy.frozen())
@@ -93,9 +87,9 @@ class Collector:
                 torch.zeros_like(self.length[0]),
             )
             for t in range(self.steps):
-                with clock("policy"):  # type: ignore[attr-defined]
+                with clock("policy"):
                     actions = self._act(t, batches, noise)
-                with clock("environment"):  # type: ignore[attr-defined]
+                with clock("environment"):
                     step = self.env.step(actions)
                 self.view = step.view
                 self._record(t, batches, step, ended)
@@ -132,21 +126,21 @@ class Collector:
         parameters, actor = policy.parameters_of(
             observation.unsqueeze(0), None if mask is None else mask.unsqueeze(0), memory=memory.actor, fresh=fresh
         )
-        inputs = policy.critic_inputs({n: self._split(o) for n, o in self.view.observation.items()})  # type: ignore[union-attr]
+        inputs = policy.critic_inputs({n: self._split(o) for n, o in self.view.observation.items()})
         _, critic = policy.values(inputs.unsqueeze(0), memory=memory.critic, fresh=fresh)
         assert actor is not None and critic is not None
         self.memory[name] = Memory(actor[0], critic[0])
         return {key: value.squeeze(0) for key, value in parameters.items()}
 
-    def _record(self, t: int, batches: dict[str, Batch], step: object, ended: Episodes) -> None:
-        done = self._split(step.done)  # type: ignore[attr-defined]
+    def _record(self, t: int, batches: dict[str, Batch], step: Step, ended: Episodes) -> None:
+        done = self._split(step.done)
         self.length += 1
         any_truncated = False
         for name, batch in batches.items():
-            reward = self._split(step.reward[name])  # type: ignore[attr-defined]
+            reward = self._split(step.reward[name])
             batch.reward[t] = reward
-            batch.terminated[t] = self._split(step.terminated[name])  # type: ignore[attr-defined]
-            batch.truncated[t] = self._split(step.truncated[name])  # type: ignore[attr-defined]
+            batch.terminated[t] = self._split(step.terminated[name])
+            batch.truncated[t] = self._split(step.truncated[name])
             total = self.returns[name]
             total += reward
             ended.returns[name] += torch.where(done.unsqueeze(-1), total, 0.0).sum(0)
@@ -154,7 +148,7 @@ class Collector:
             any_truncated = any_truncated or bool(batch.truncated[t].any())
         if any_truncated:
             for name, batch in batches.items():
-                batch.final[t] = self._split(step.final[name]).clone()  # type: ignore[attr-defined]
+                batch.final[t] = self._split(step.final[name]).clone()
         ended.count += done.sum(0)
         ended.length += torch.where(done, self.length, 0.0).sum(0)
         self.length.masked_fill_(done, 0.0)

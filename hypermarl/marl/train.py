@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
 from hypermarl import config as settings
 from hypermarl import envs
-from hypermarl.envs.interface import Group, View
+from hypermarl.envs.interface import EnvironmentFault, Group, View
 from hypermarl.errors import UserError
 from hypermarl.evaluation import vectorised
 from hypermarl.evaluation.metrics import Episodes
@@ -73,7 +74,14 @@ class Experiment:
             stack.callback(self.learner.close)
             self._monitors = [stack.enter_context(self._monitor(s)) for s in range(self.config.seeds)]
             self._begin()
-            progress = Progress(self.config.train.frames, enabled=self.config.train.progress, start=self.learner.frame)
+            progress = Progress(
+                self.config.train.frames,
+                seeds=self.config.seeds,
+                start=self.learner.frame,
+                title=self.folder.path.name,
+                shown=self.config.train.progress,
+            )
+            self.learner.clock.restart()
             with progress, self._interruptible():
                 while self.learner.iteration < self.learner.iterations and not self._stop:
                     self._one(progress)
@@ -132,7 +140,9 @@ class Experiment:
         vectors["policy/gradient_norm"] = iteration.gradient_norm
         episodes = iteration.episodes
         per_agent = torch.cat(list(episodes.returns.values()), -1) / episodes.count.unsqueeze(-1)  # NaN: none ended
-        rates = progress.update(learner.frame, self.config.seeds, learner.clock.seconds, float(per_agent.mean().nan_to_num()))
+        shares = learner.clock.shares()
+        progress.update(learner.frame, returns=per_agent.mean(-1).tolist(), shares=shares)
+        rates = {"time/fps": progress.speed, **{f"time/{name}": share for name, share in shares.items()}}
         ended = episodes.count.tolist()
         lengths = (episodes.length / episodes.count).tolist()
         table = {tag: value.tolist() for tag, value in vectors.items()}
@@ -176,12 +186,18 @@ class Experiment:
         from hypermarl.marl.render import film
         from hypermarl.marl.team import load
 
-        team = load(self._folders[s].path)
+        env = self.config.env
+
+        def make() -> Any:
+            return envs.make_parallel(
+                env.kind, env.name, max_steps=env.max_steps, options=dict(env.options), render_mode="rgb_array"
+            )
+
         try:
-            made = film(team, seed=self.config.evaluation.seed)
-        except (UserError, ImportError, envs.EnvironmentFault):
-            return
-        monitor.video(self.learner.frame, made.pictures())
+            made = film(load(self._folders[s].path), make, seed=self.config.evaluation.seed)
+        except (UserError, ImportError, EnvironmentFault):
+            return  # pictures are a courtesy: not every environment draws, not every machine can
+        monitor.video(self.learner.frame, np.stack(made.frames))
 
     # --------------------------------------------------------------------------------------- folders and checkpoints
 

@@ -86,7 +86,12 @@ def _rows(metrics: Sequence[str], agents: Sequence[str]) -> list[tuple[str, str]
 def _cell(entry: Mapping[str, float] | None) -> str:
     if entry is None:
         return "-"
-    return rf"{entry['iqm']:.4g} \[{entry['low']:.4g}, {entry['high']:.4g}]"
+    return rf"{_number(entry['iqm'])} \[{_number(entry['low'])}, {_number(entry['high'])}]"
+
+
+def _number(value: float) -> str:
+    """Three digits that matter, and none of the others: two forms and a label fit on 80 columns."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,0 +1,453 @@
+"""A loaded team plays exactly what was trained, forgets when told, and takes newcomers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trained_run as runs
+from gymnasium import spaces
+
+from hypermarl.envs.interface import Continuous, Discrete, Group, View
+from hypermarl.errors import UserError
+from hypermarl.marl.policy import build_policy
+from hypermarl.marl.settings import ExperimentConfig
+from hypermarl.marl.team import Team, load
+
+AGENTS = ("a", "b", "c")
+CHOICE = {"team": Group("team", AGENTS, 5, Discrete(4))}
+BOX = {"team": Group("team", AGENTS, 5, Continuous((-1.0, 0.0), (1.0, 10.0)))}
+SIDES = {
+    "hunter": Group("hunter", ("h_0", "h_1"), 5, Discrete(4)),
+    "prey": Group("prey", ("p_0",), 3, Continuous((-2.0,), (2.0,))),
+}
+
+
+def config_of(*words: str) -> ExperimentConfig:
+    return runs.experiment("env=games/specialisation", *words)
+
+
+def team_of(*words: str, groups: dict[str, Group] = CHOICE, greedy: bool = True) -> Team:
+    config = config_of(*words)
+    policies = {name: runs.stirred(build_policy(config, groups, name, 0), 3) for name in groups}
+    return Team(config, policies, greedy=greedy)
+
+
+def seen(agents: tuple[str, ...] = AGENTS, size: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {agent: rng.normal(size=size).astype(np.float32) for agent in agents}
+
+
+def stack(observations: dict[str, Any]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(list(observations.values())))
+
+
+# -- what it plays -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+@pytest.mark.parametrize("groups", [CHOICE, BOX], ids=["discrete", "continuous"])
+def test_it_plays_what_the_policy_says(sharing: str, groups: dict[str, Group]) -> None:
+    team = team_of(f"sharing={sharing}", groups=groups)
+    policy = team.squads["team"].policy
+    observations = seen()
+    with torch.no_grad():
+        wanted, _ = policy.parameters_of(stack(observations))
+    given = team.parameters(observations)
+    for i, agent in enumerate(AGENTS):
+        for key, value in wanted.items():
+            np.testing.assert_allclose(given[agent][key], value[i].detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+def test_weights_are_a_plain_network(sharing: str) -> None:
+    team = team_of(f"sharing={sharing}", "model.activation=tanh")
+    observations = seen()
+    for agent, given in team.parameters(observations).items():
+        own = {name: tensor.numpy() for name, tensor in team.weights(agent).items()}
+        x = observations[agent]
+        if sharing == "shared_id":
+            x = np.concatenate([x, np.eye(3, dtype=np.float32)[AGENTS.index(agent)]])
+        for layer in range(3):
+            x = x @ own[f"layers.{layer}.weight"] + own[f"layers.{layer}.bias"]
+            x = np.tanh(x) if layer < 2 else x
+        np.testing.assert_allclose(given["logits"], x, atol=1e-5)
+
+
+def test_agents_differ_where_they_are_told_apart() -> None:
+    same = {agent: np.ones(5, np.float32) for agent in AGENTS}
+    for sharing in runs.SHARINGS:
+        logits = [value["logits"] for value in team_of(f"sharing={sharing}").parameters(same).values()]
+        assert np.allclose(logits[0], logits[1]) == (sharing == "shared")
+
+
+def test_greedy_is_the_most_likely_action() -> None:
+    team, observations = team_of(), seen()
+    given = team.parameters(observations)
+    assert team.act(observations) == {agent: int(given[agent]["logits"].argmax()) for agent in AGENTS}
+    assert all(type(action) is int for action in team.act(observations).values())
+
+
+@pytest.mark.parametrize("kind", ["normal", "tanh_normal"])
+def test_continuous_actions_stay_in_the_box(kind: str) -> None:
+    team = team_of(f"model.distribution={kind}", groups=BOX, greedy=False)
+    drawn = np.array([list(team.act(seen(seed=k)).values()) for k in range(200)])
+    assert drawn.dtype == np.float32
+    assert drawn.shape == (200, 3, 2)
+    assert (drawn >= [-1.0, 0.0]).all()
+    assert (drawn <= [1.0, 10.0]).all()
+    assert drawn[..., 1].std() > 0.5
+    assert drawn[..., 1].max() > 6
+
+
+def test_missing_agents_change_nothing_for_the_others() -> None:
+    team, observations = team_of(), seen()
+    everybody = team.parameters(observations)
+    some = team.parameters({agent: observations[agent] for agent in ("c", "a")})
+    assert list(some) == ["c", "a"]
+    for agent in some:
+        np.testing.assert_allclose(some[agent]["logits"], everybody[agent]["logits"], atol=1e-6)
+    assert team.act({}) == {}
+
+
+def test_groups_play_side_by_side() -> None:
+    team = team_of(groups=SIDES)
+    observations = seen(("h_0", "h_1")) | {"p_0": np.ones(3, np.float32)}
+    actions = team.act({agent: observations[agent] for agent in ("p_0", "h_1")})
+    assert list(actions) == ["p_0", "h_1"]
+    assert isinstance(actions["h_1"], int)
+    assert actions["p_0"].shape == (1,)
+    assert team.agents == ("h_0", "h_1", "p_0")
+
+
+def test_sampling_is_seeded_and_follows_the_distribution() -> None:
+    team, observations = team_of(greedy=False), seen()
+
+    def draw(seed: int, count: int) -> list[dict[str, Any]]:
+        team.reset(seed=seed)
+        return [team.act(observations) for _ in range(count)]
+
+    assert draw(1, 20) == draw(1, 20) != draw(2, 20)
+    logits = team.parameters(observations)["b"]["logits"].astype(np.float64)
+    wanted = np.exp(logits) / np.exp(logits).sum()
+    found = np.bincount([actions["b"] for actions in draw(3, 4000)], minlength=4) / 4000
+    np.testing.assert_allclose(found, wanted, atol=0.03)
+    assert wanted.max() < 0.9  # or a greedy player would pass
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_illegal_actions_are_never_chosen(greedy: bool, inside: bool) -> None:
+    team, plain = team_of(greedy=greedy), seen()
+    favourite = team_of().act(plain)["a"]
+    legal = np.array([k == (favourite + 1) % 4 for k in range(4)])
+    for _ in range(30):
+        if inside:
+            action = team.act(plain | {"a": {"observation": plain["a"], "action_mask": legal.astype(np.int8)}})["a"]
+        else:
+            action = team.act(plain, {"a": legal})["a"]
+        assert action == (favourite + 1) % 4
+    assert team.act(plain, {"a": np.zeros(4, bool)})["a"] in range(4)  # waiting for its turn
+
+
+def test_weights_are_frozen_at_load() -> None:
+    team, observations = team_of(), seen()
+    before = team.parameters(observations)
+    with torch.no_grad():
+        for parameter in team.squads["team"].policy.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(team.parameters(observations)["a"]["logits"], before["a"]["logits"])
+    team.weights("a")["layers.0.weight"].zero_()
+    np.testing.assert_array_equal(team.parameters(observations)["a"]["logits"], before["a"]["logits"])
+
+
+@pytest.mark.parametrize(
+    ("observations", "masks", "words"),
+    [
+        ({"a": np.zeros(5), "ghost": np.zeros(5)}, None, "no agent ghost, only a, b, c"),
+        ({"a": np.zeros(6)}, None, "agent 'a' has 6 numbers, but its policy reads 5"),
+        ({"a": np.full(5, np.nan)}, None, "agent 'a' is not finite"),
+        ({"a": np.zeros(5, np.uint8)}, None, "agent 'a' is of bytes; .*attach"),
+        ({"a": {"eyes": np.zeros(5)}}, None, "agent 'a' is no array of numbers but dict"),
+        ({"a": np.zeros(5)}, {"a": np.ones(3)}, "mask of agent 'a' has 3 places for 4 actions"),
+    ],
+)
+def test_bad_observations_are_named(observations: dict[str, Any], masks: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        team_of().act(observations, masks)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["hyper_mlp", "shared_id"])
+@pytest.mark.parametrize("body", ["shared", "generated"])
+def test_recurrent_agents_remember_as_in_training(sharing: str, body: str) -> None:
+    team = team_of("model=gru", f"model.body={body}", f"sharing={sharing}")
+    policy = team.squads["team"].policy
+    steps = [seen(seed=k) for k in range(4)]
+    history = torch.stack([stack(step) for step in steps])
+    fresh = torch.zeros(4, 3, dtype=torch.bool)
+    with torch.no_grad():
+        wanted, _ = policy.parameters_of(history, memory=torch.zeros(3, 6), fresh=fresh)
+    for t, step in enumerate(steps):
+        for i, (_, given) in enumerate(team.parameters(step).items()):
+            np.testing.assert_allclose(given["logits"], wanted["logits"][t, i].numpy(), atol=1e-6)
+
+
+def test_reset_forgets_and_absence_does_not() -> None:
+    team, observations = team_of("model=gru"), seen()
+    first = team.parameters(observations)
+    team.parameters({"b": observations["b"]})
+    third = team.parameters(observations)
+    assert not np.allclose(third["a"]["logits"], first["a"]["logits"])
+    team.reset()
+    again = team.parameters(observations)
+    np.testing.assert_array_equal(again["a"]["logits"], first["a"]["logits"])
+    second = team.parameters(observations)  # as the third was for a, who had missed one
+    np.testing.assert_allclose(second["a"]["logits"], third["a"]["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["mlp", "gru"])
+def test_many_environments_at_once_play_as_one(model: str) -> None:
+    """Environment 1 begins a new episode at step 2, as a player of its own that is reset then."""
+    team = team_of(f"model={model}", groups=SIDES)
+    act = team.acting(team.groups)
+    singles = [team_of(f"model={model}", groups=SIDES) for _ in range(3)]
+    for t in range(4):
+        hunters, prey = torch.randn(3, 2, 5), torch.randn(3, 1, 3)
+        fresh = torch.tensor([t == 0, t in (0, 2), t == 0])
+        actions = act(View({"hunter": hunters, "prey": prey}), fresh)
+        for e, single in enumerate(singles):
+            if fresh[e]:
+                single.reset()
+            alone = single.act({"h_0": hunters[e, 0], "h_1": hunters[e, 1], "p_0": prey[e, 0]})
+            assert [alone["h_0"], alone["h_1"]] == actions["hunter"][e].tolist()
+            np.testing.assert_allclose(alone["p_0"], actions["prey"][e, 0].numpy(), atol=1e-6)
+
+
+def test_many_environments_heed_masks_and_subsets() -> None:
+    team = team_of()
+    act = team.acting({"team": Group("team", ("c", "a"), 5, Discrete(4))})
+    observation = torch.randn(6, 2, 5)
+    mask = torch.nn.functional.one_hot(torch.arange(12) % 4, 4).bool().reshape(6, 2, 4)
+    fresh = torch.zeros(6, dtype=torch.bool)
+    assert (act(View({"team": observation}, {"team": mask}), fresh)["team"] == mask.int().argmax(-1)).all()
+    free = act(View({"team": observation}), fresh)["team"]
+    assert free[0].tolist() == list(team.act({"c": observation[0, 0], "a": observation[0, 1]}).values())
+
+
+def test_sampled_play_of_many_environments_is_seeded() -> None:
+    team = team_of(greedy=False)
+    view, fresh = View({"team": torch.randn(50, 3, 5)}), torch.zeros(50, dtype=torch.bool)
+    first, same, other = (team.acting(team.groups, seed)(view, fresh)["team"] for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+# -- newcomers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+def test_a_twin_plays_like_its_model(sharing: str) -> None:
+    team = team_of(f"sharing={sharing}")
+    before = team.parameters(seen())
+    team.add("twin", like="b")
+    x = seen()["b"]
+    given = team.parameters(seen() | {"twin": x})
+    np.testing.assert_allclose(given["twin"]["logits"], given["b"]["logits"], atol=1e-5)
+    for agent in AGENTS:
+        np.testing.assert_allclose(given[agent]["logits"], before[agent]["logits"], atol=1e-6)
+    assert team.agents == (*AGENTS, "twin")
+
+
+def test_a_mixture_is_generated_from_the_mixed_embedding() -> None:
+    team = team_of("sharing=hyper_mlp")
+    policy = team.squads["team"].policy
+    embedding = 0.5 * policy.actor.conditioner.weight[0] + 0.5 * policy.actor.conditioner.weight[2]
+    team.add("mixed", like={"a": 0.5, "c": 0.5})
+    team.add("given", embedding=embedding.detach())
+    wanted = policy.actor.generator(embedding[None])
+    for name, tensor in team.weights("mixed").items():
+        torch.testing.assert_close(tensor, wanted[name][0].detach())
+        torch.testing.assert_close(team.weights("given")[name], tensor)
+    assert not torch.allclose(team.weights("mixed")["layers.0.weight"], team.weights("a")["layers.0.weight"])
+
+
+def test_features_describe_a_newcomer() -> None:
+    told = ["sharing.conditioning=features", "sharing.features=[[0,1],[1,0],[2,2]]"]
+    team = team_of(*told)
+    team.add("like_b", features=[1, 0])
+    team.add("between", features=[1.5, 1.0])
+    team.add("mixed", like={"b": 0.5, "c": 0.5})
+    for name, tensor in team.weights("like_b").items():
+        torch.testing.assert_close(tensor, team.weights("b")[name])
+    for name, tensor in team.weights("mixed").items():
+        torch.testing.assert_close(tensor, team.weights("between")[name])
+    with pytest.raises(UserError, match="by their features"):
+        team.add("x", embedding=torch.zeros(2))
+    with pytest.raises(UserError, match="features of 'x' should be 2 numbers, not 3"):
+        team.add("x", features=[1, 2, 3])
+
+
+def test_anybody_may_join_where_all_share_one_policy() -> None:
+    team = team_of("sharing=shared")
+    team.add("x")
+    given = team.parameters({"x": seen()["a"], "a": seen()["a"]})
+    np.testing.assert_allclose(given["x"]["logits"], given["a"]["logits"], atol=1e-6)
+    with pytest.raises(UserError, match="share one policy"):
+        team.add("y", embedding=torch.zeros(4))
+
+
+def test_recurrent_newcomers_remember_too() -> None:
+    team = team_of("model=gru")
+    team.add("twin", like="a")
+    x = seen()["a"]
+    for _ in range(3):
+        given = team.parameters({"twin": x, "a": x})
+        np.testing.assert_allclose(given["twin"]["logits"], given["a"]["logits"], atol=1e-6)
+
+
+def test_a_newcomer_joins_the_group_of_its_model() -> None:
+    team = team_of(groups=SIDES)
+    team.add("h_2", like={"h_0": 1.0})
+    assert team.squad_of("h_2").group.name == "hunter"
+    with pytest.raises(UserError, match="Say which group 'x' joins: hunter, prey"):
+        team.add("x", embedding=torch.zeros(4))
+    team.add("x", embedding=torch.zeros(4), group="prey")
+    assert team.act({"x": np.zeros(3)})["x"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "arguments", "words"),
+    [
+        ("hyper_mlp", {"agent": "a", "like": "b"}, "already is an agent 'a'"),
+        ("hyper_mlp", {"agent": "x"}, "Say who 'x' is"),
+        ("hyper_mlp", {"agent": "x", "like": "ghost"}, "cannot be like ghost; trained were a, b, c"),
+        ("hyper_mlp", {"agent": "x", "like": {}}, "cannot be like nobody"),
+        ("hyper_mlp", {"agent": "x", "like": {"a": float("nan")}}, "likeness of 'x' must be finite"),
+        ("hyper_mlp", {"agent": "x", "embedding": torch.zeros(3)}, "embedding of 'x' should be 4 numbers, not 3"),
+        ("hyper_mlp", {"agent": "x", "features": [1.0]}, "by identity, not by features"),
+        (
+            "hyper_mlp",
+            {"agent": "x", "like": "a", "embedding": torch.zeros(4)},
+            "by one of like, embedding or features",
+        ),
+        ("hyper_mlp", {"agent": "x", "like": "a", "group": "side"}, "no group 'side'; it has team"),
+        ("shared_id", {"agent": "x"}, "told apart by their input; say whom 'x' is like"),
+    ],
+)
+def test_what_cannot_join_is_told_why(sharing: str, arguments: dict[str, Any], words: str) -> None:
+    team = team_of(f"sharing={sharing}")
+    with pytest.raises(UserError, match=words):
+        team.add(**arguments)
+    assert team.agents == AGENTS
+    assert team.act(seen())  # and nothing was half added
+
+
+# -- spaces ------------------------------------------------------------------------------------------------------------
+
+
+class Spaces:
+    """No more of an environment than its spaces."""
+
+    possible_agents = AGENTS
+
+    def __init__(self, seen: spaces.Space, done: spaces.Space) -> None:
+        self.seen, self.done = seen, done
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return self.seen
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return self.done
+
+
+def test_attached_spaces_translate_both_ways() -> None:
+    plain, attached = team_of(), team_of()
+    attached.attach(Spaces(spaces.Discrete(5, start=2), spaces.Discrete(4, start=1)))
+    chosen = attached.act(dict.fromkeys(AGENTS, 3))
+    hot = np.eye(5, dtype=np.float32)[1]
+    assert chosen == {agent: action + 1 for agent, action in plain.act(dict.fromkeys(AGENTS, hot)).items()}
+
+
+def test_attached_images_and_boxes() -> None:
+    plain, attached = team_of(groups=BOX), team_of(groups=BOX)
+    low, high = np.array([[-1.0], [0.0]]), np.array([[1.0], [10.0]])
+    attached.attach(Spaces(spaces.Box(0, 255, (5, 1), np.uint8), spaces.Box(low, high, dtype=np.float64)))
+    pixels = np.arange(5, dtype=np.uint8)[:, None] * 50
+    action = attached.act({"a": pixels})["a"]
+    assert (action.shape, action.dtype) == ((2, 1), np.float64)
+    np.testing.assert_allclose(action[:, 0], plain.act({"a": pixels[:, 0] / 255.0})["a"], atol=1e-5)
+
+
+def test_attaching_another_environment_is_refused() -> None:
+    with pytest.raises(UserError, match="'a' sees or does other things"):
+        team_of().attach(Spaces(spaces.Box(-1, 1, (5,)), spaces.Discrete(3)))
+    with pytest.raises(UserError, match="agent 'a' is a MultiDiscrete space"):
+        team_of().attach(Spaces(spaces.Box(-1, 1, (5,)), spaces.MultiDiscrete([2, 2])))
+
+
+# -- from disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+@pytest.mark.parametrize("groups", [CHOICE, SIDES], ids=["one group", "two groups"])
+def test_loading_gives_back_what_was_saved(tmp_path: Path, sharing: str, groups: dict[str, Group]) -> None:
+    config = config_of(f"sharing={sharing}", "seed=5")
+    policies = runs.make_run(tmp_path / "run", config, groups)
+    team = load(tmp_path / "run")
+    assert team.groups == groups
+    assert team.config == config
+    assert team.checkpoint is not None
+    assert team.checkpoint.frame == 640
+    for name, policy in policies.items():
+        own = policy.actor.weights()
+        for i, agent in enumerate(groups[name].agents):
+            for key, tensor in team.weights(agent).items():
+                torch.testing.assert_close(tensor, own[key][min(i, len(own[key]) - 1)].detach(), rtol=0, atol=0)
+
+
+def test_loading_one_checkpoint_of_several(tmp_path: Path) -> None:
+    config = config_of()
+    policies = runs.make_run(tmp_path / "run", config, CHOICE)
+    folder = load(tmp_path / "run").folder
+    assert folder is not None
+    changed = {f"team/{key}": tensor + 1 for key, tensor in policies["team"].state_dict().items()}
+    folder.save(1280, 2, policy=changed)
+    newest, older = load(tmp_path / "run"), load(tmp_path / "run" / "checkpoints" / "000000000640")
+    assert (newest.checkpoint.frame, older.checkpoint.frame) == (1280, 640)
+    assert not torch.equal(newest.weights("a")["layers.0.bias"], older.weights("a")["layers.0.bias"])
+    with pytest.raises(UserError, match="000000000641 is no complete checkpoint"):
+        load(tmp_path / "run" / "checkpoints" / "000000000641")
+
+
+def test_a_run_of_several_seeds_is_asked_which(tmp_path: Path) -> None:
+    runs.make_seeds(tmp_path / "run", config_of("seed=4"), 3)
+    with pytest.raises(UserError, match="holds seeds 4, 5, 6; say which"):
+        load(tmp_path / "run")
+    with pytest.raises(UserError, match="holds no seed 0"):
+        load(tmp_path / "run", seed=0)
+    assert load(tmp_path / "run", seed=5).config.seed == 5
+    assert load(tmp_path / "run" / "seed_2").config.seed == 6
+    with pytest.raises(UserError, match="holds seed 6, not 4"):
+        load(tmp_path / "run" / "seed_2", seed=4)
+
+
+def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder"):
+        load(tmp_path / "missing")
+    runs.make_run(tmp_path / "run", config_of(), CHOICE)
+    other = load(tmp_path / "run")
+    other.folder.save(1280, 2, policy={"team/unknown": torch.zeros(1)})
+    with pytest.raises(UserError, match="000000001280 does not fit the settings"):
+        load(tmp_path / "run")
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    runs.RunFolder.create(tmp_path / "run", runs.settings.to_dict(config_of()), {})
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        load(tmp_path / "run")

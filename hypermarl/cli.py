@@ -246,8 +246,9 @@ def show_result(result: Result, experiment: ExperimentConfig) -> None:
     from hypermarl.evaluation import report
 
     if result.episodes:
-        task = f"{experiment.env.kind}/{experiment.env.name}, sharing={experiment.sharing.name}, {result.frame:,} frames"
+        task = f"{experiment.env.kind}/{experiment.env.name}"
         summary = {"final evaluation": report.summarise(result.episodes)}
+        print(f"Trained {result.frame:,} frames with sharing={experiment.sharing.name}.")
         Console(highlight=False).print(report.table(task, summary, result.episodes[0].agents))
     else:
         print(f"Stopped after {result.frame:,} frames; continue with: hypermarl resume {result.folder}")

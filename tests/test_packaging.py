@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -105,6 +106,22 @@ def test_pins_satisfy_the_ranges_and_cover_every_direct_dependency() -> None:
         if name in ("hypermarl", "setuptools", "wheel"):
             continue
         assert requirement.specifier.contains(pins[name]), requirement
+
+
+PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core", "omegaconf": "hydra-core", "imageio_ffmpeg": "imageio-ffmpeg"}
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    asked = {canonicalize_name(each.name) for each in requirements(PROJECT["dependencies"])}
+    for extra in ("vmas", "mpe", "butterfly", "video", "export"):
+        asked |= {canonicalize_name(each.name) for each in requirements(PROJECT["optional-dependencies"][extra])}
+    for folder in FOLDERS:
+        for path in (TOP / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+                for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"hypermarl"}:
+                    assert canonicalize_name(PACKAGE_OF.get(name, name)) in asked, f"{path} imports {name}"
 
 
 def test_make_installs_the_pinned_torch_first() -> None:

@@ -57,7 +57,12 @@ class TargetSpec:
         for slot, members in self.slots().items():
             first = members[0]
             for other in members[1:]:
-                if (other.shape, other.std, other.gain, other.shared) != (first.shape, first.std, first.gain, first.shared):
+                if (other.shape, other.std, other.gain, other.shared) != (
+                    first.shape,
+                    first.std,
+                    first.gain,
+                    first.shared,
+                ):
                     raise ValueError(f"slot {slot!r}: {other.name!r} differs from {first.name!r} in shape or start")
 
     def slots(self) -> dict[str, tuple[WeightSpec, ...]]:

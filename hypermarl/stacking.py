@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-
 M = TypeVar("M", bound=nn.Module)
 
 

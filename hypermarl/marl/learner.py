@@ -100,8 +100,10 @@ class Learner:
         settings = self.config.algorithm
         rows = next(iter(samples.values())).rows()
         if settings.minibatches > rows:
-            raise UserError(f"A recurrent policy learns from whole sequences: {rows} environments are too few for "
-                            f"algorithm.minibatches={settings.minibatches}.")
+            raise UserError(
+                f"A recurrent policy learns from whole sequences: {rows} environments are too few for "
+                f"algorithm.minibatches={settings.minibatches}."
+            )
         parameters = [[p for p in policy.parameters()] for policy in self.policies.values()]
         sums = {name: torch.zeros(len(TERMS), len(self.seeds), device=self.device) for name in samples}
         norm = torch.zeros(len(self.seeds), device=self.device)

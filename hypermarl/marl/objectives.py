@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hypermarl.marl import distributions
-from hypermarl.marl.policy import Memory, Policy
+from hypermarl.marl.policy import Policy
 from hypermarl.marl.rollout import Batch
 from hypermarl.marl.settings import AlgorithmConfig
 from hypermarl.spec import Weights
@@ -102,7 +102,9 @@ def prepare(
             norm.update(returns, weight)
         raw = norm.shrink(value) if config.value_norm else raw
         target = norm.shrink(returns) if config.value_norm else returns
-        central = policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None
+        central = (
+            policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None
+        )
         fields = {
             "observation": batch.observation[:-1],
             "critic_input": central,
@@ -199,7 +201,13 @@ def ppo(
     policy_loss, value_loss, bonus = mean(surrogate), mean(0.5 * error), mean(entropy)
     loss = policy_loss + config.value_coef * value_loss - config.entropy * bonus
     with torch.no_grad():
-        terms = [policy_loss, value_loss, bonus, mean(ratio - 1.0 - log_ratio), mean(((ratio - 1.0).abs() > config.clip).float())]
+        terms = [
+            policy_loss,
+            value_loss,
+            bonus,
+            mean(ratio - 1.0 - log_ratio),
+            mean(((ratio - 1.0).abs() > config.clip).float()),
+        ]
     return loss.sum(), torch.stack([term.detach() for term in terms])
 
 
@@ -243,7 +251,11 @@ def accumulate(policy: Policy, part: Samples, config: AlgorithmConfig, micro_bat
         loss, values = ppo(policy, piece, actor_leaves, critic_leaves, config, count)
         loss.backward()
         terms += values
-    made = [(w, leaves[k].grad) for weights, leaves in ((actor, actor_leaves), (critic, critic_leaves)) for k, w in weights.items()]
+    made = [
+        (w, leaves[k].grad)
+        for weights, leaves in ((actor, actor_leaves), (critic, critic_leaves))
+        for k, w in weights.items()
+    ]
     made = [(w, g) for w, g in made if g is not None and w.requires_grad]
     torch.autograd.backward([w for w, _ in made], [g for _, g in made])
     return terms

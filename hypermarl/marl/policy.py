@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.actor import GeneratedActor
 from hypermarl.conditioning import AgentTable, Conditioner, make_conditioner
+from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.errors import UserError
 from hypermarl.generator import Generator
 from hypermarl.marl import distributions
@@ -218,14 +218,20 @@ def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: st
         if model.recurrent:
             inputs, *rest = sizes
             return GRUTarget(
-                (inputs, model.hidden, *rest), activation=model.activation, out_gain=out_gain, body_shared=body_shared, extra=extra
+                (inputs, model.hidden, *rest),
+                activation=model.activation,
+                out_gain=out_gain,
+                body_shared=body_shared,
+                extra=extra,
             )
         return MLPTarget(sizes, activation=model.activation, out_gain=out_gain, extra=extra)
 
     def conditioner() -> Conditioner:
         return make_conditioner(sharing.conditioning, agents, sharing.embedding, sharing.features, rng)
 
-    def generated(sizes: Sequence[int], out_gain: float, who: Conditioner, extra: Sequence[WeightSpec] = ()) -> GeneratedActor:
+    def generated(
+        sizes: Sequence[int], out_gain: float, who: Conditioner, extra: Sequence[WeightSpec] = ()
+    ) -> GeneratedActor:
         aim = target(sizes, out_gain, extra)
         generator = Generator(aim.spec, who.dim, config=sharing.generator, rng=rng)
         if sharing.generator.start == "distinct":

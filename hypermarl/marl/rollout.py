@@ -118,7 +118,9 @@ class Collector:
             actions[name] = policy.to_environment(action).flatten(0, 1)
         return actions
 
-    def _parameters(self, name: str, policy: Policy, observation: Tensor, mask: Tensor | None) -> distributions.Parameters:
+    def _parameters(
+        self, name: str, policy: Policy, observation: Tensor, mask: Tensor | None
+    ) -> distributions.Parameters:
         if not policy.recurrent:
             return policy.parameters_of(observation, mask)[0]
         memory = self.memory[name]

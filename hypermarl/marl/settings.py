@@ -135,6 +135,8 @@ class ExperimentConfig:
                 raise UserError(f"{key} must be at least 1, not {value}.")
         rows = self.train.steps * self.env.num_envs
         if self.algorithm.minibatches > rows:
-            raise UserError(f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout.")
+            raise UserError(
+                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout."
+            )
         if self.algorithm.objective == "torchrl" and self.seeds > 1:
             raise UserError("algorithm.objective=torchrl trains one seed at a time; use seeds=1 or objective=ppo.")

@@ -102,7 +102,11 @@ class Experiment:
         if done % train.log_every == 0:
             self._log(iteration, progress)
         every = self.config.evaluation.every
-        if every and done < learner.iterations and learner.frame // every > (learner.frame - learner.frames_per_iteration) // every:
+        if (
+            every
+            and done < learner.iterations
+            and learner.frame // every > (learner.frame - learner.frames_per_iteration) // every
+        ):
             self._evaluate()
         if done % train.checkpoint_every == 0:
             self._checkpoint()
@@ -116,7 +120,10 @@ class Experiment:
         if bool(learner.healthy.any()):
             return
         broken = [
-            f"loss/{name}" for terms in iteration.terms.values() for name, values in terms.items() if not values.isfinite().all()
+            f"loss/{name}"
+            for terms in iteration.terms.values()
+            for name, values in terms.items()
+            if not values.isfinite().all()
         ]
         term = broken[0] if broken else "the gradient norm"
         kept = self.folder.latest()
@@ -135,7 +142,9 @@ class Experiment:
                 vectors |= {f"loss/{term}{suffix}": terms[term] for term in ("policy", "value", "entropy")}
                 vectors |= {f"policy/{term}{suffix}": terms[term] for term in ("entropy", "kl", "clip_fraction")}
                 if diagnose:
-                    found = diagnostics.examine(policy, iteration.batches[name], iteration.samples[name], self.config.algorithm)
+                    found = diagnostics.examine(
+                        policy, iteration.batches[name], iteration.samples[name], self.config.algorithm
+                    )
                     vectors |= {f"{tag}{suffix}": value for tag, value in found.items()}
         vectors["policy/gradient_norm"] = iteration.gradient_norm
         episodes = iteration.episodes
@@ -150,7 +159,11 @@ class Experiment:
             values: dict[str, Any] = {tag: column[s] for tag, column in table.items()}
             values |= rates
             if ended[s]:
-                values |= {"return": per_agent[s].cpu(), "return/team": float(per_agent[s].mean()), "episode/length": lengths[s]}
+                values |= {
+                    "return": per_agent[s].cpu(),
+                    "return/team": float(per_agent[s].mean()),
+                    "episode/length": lengths[s],
+                }
             monitor.scalars(learner.frame, values)
 
     # -------------------------------------------------------------------------------------------------- evaluation
@@ -205,7 +218,10 @@ class Experiment:
         config, learner = self.config, self.learner
         groups = {name: group_entry(group) for name, group in learner.env.groups.items()}
         if folder is None:
-            name = config.train.run or f"{config.env.name.replace(':', '.')}-{config.sharing.name}-{config.algorithm.name}-s{config.seed}"
+            name = (
+                config.train.run
+                or f"{config.env.name.replace(':', '.')}-{config.sharing.name}-{config.algorithm.name}-s{config.seed}"
+            )
             self.folder = RunFolder.create(unused(Path(config.train.folder) / name), settings.to_dict(config), groups)
             for seed in learner.seeds if config.seeds > 1 else ():
                 own = settings.to_dict(replace(config, seed=seed, seeds=1))
@@ -213,7 +229,9 @@ class Experiment:
         else:
             self.folder = folder
             if folder.groups != groups:
-                raise UserError(f"{folder.path} was trained with other agents, observations or actions than {config.env.name} has now.")
+                raise UserError(
+                    f"{folder.path} was trained with other agents, observations or actions than {config.env.name} has now."
+                )
         self._folders = self.folder.seeds() or [self.folder]
         if len(self._folders) != config.seeds:
             raise UserError(f"{self.folder.path} should hold {config.seeds} seeds, but holds {len(self._folders)}.")
@@ -267,7 +285,9 @@ class Experiment:
     def _monitor(self, s: int) -> Monitor:
         labels = [agent for policy in self.learner.policies.values() for agent in policy.group.agents]
         purge = self._resumed.frame if self._resumed else None
-        return Monitor(self._folders[s].path, tensorboard=self.config.train.tensorboard, labels=labels, purge_step=purge)
+        return Monitor(
+            self._folders[s].path, tensorboard=self.config.train.tensorboard, labels=labels, purge_step=purge
+        )
 
     def _begin(self) -> None:
         if self._resumed is not None:
@@ -305,7 +325,11 @@ class Experiment:
 def group_entry(group: Group) -> dict[str, Any]:
     """A group as JSON; the inverse is `hypermarl.marl.team.group_from`."""
     entry = asdict(group)
-    return {**entry, "agents": list(entry["agents"]), "action": {k: list(v) if isinstance(v, tuple) else v for k, v in entry["action"].items()}}
+    return {
+        **entry,
+        "agents": list(entry["agents"]),
+        "action": {k: list(v) if isinstance(v, tuple) else v for k, v in entry["action"].items()},
+    }
 
 
 def evaluate_policies(policies: dict[str, Policy], config: ExperimentConfig) -> list[Episodes]:
@@ -334,7 +358,9 @@ def evaluate_policies(policies: dict[str, Policy], config: ExperimentConfig) -> 
             if policy.recurrent:
                 begin = fresh.unflatten(0, (1, each, seeds)).unsqueeze(-1).expand(1, *observation.shape[:-1])
                 mask = None if mask is None else mask.unsqueeze(0)
-                parameters, memory = policy.parameters_of(observation.unsqueeze(0), mask, memory=memories[name], fresh=begin)
+                parameters, memory = policy.parameters_of(
+                    observation.unsqueeze(0), mask, memory=memories[name], fresh=begin
+                )
                 assert memory is not None
                 memories[name] = memory[0]
                 parameters = {key: value.squeeze(0) for key, value in parameters.items()}

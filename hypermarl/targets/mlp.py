@@ -38,7 +38,9 @@ class MLPTarget:
         self.layers = len(self.sizes) - 1
         specs: list[WeightSpec] = []
         for i in range(self.layers):
-            specs += linear_spec(f"layers.{i}", self.sizes[i], self.sizes[i + 1], gain if i < self.layers - 1 else out_gain, shared)
+            specs += linear_spec(
+                f"layers.{i}", self.sizes[i], self.sizes[i + 1], gain if i < self.layers - 1 else out_gain, shared
+            )
         self.spec = TargetSpec((*specs, *extra))
 
     def apply(self, weights: Weights, inputs: Tensor) -> Tensor:

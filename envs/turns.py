@@ -15,7 +15,7 @@ from .bridge import Infos, Observations, Transition, fault
 from .spaces import is_masked
 
 # These change neither rewards nor observations, and what they check is checked by whoever steps here.
-_GUARDS = (wrappers.OrderEnforcingWrapper, wrappers.AssertOutOfBoundsWrapper)
+_GUARDS = (wrappers.OrderEnforcingWrapper, wrappers.AssertOutOfBoundsWrapper, wrappers.ClipOutOfBoundsWrapper)
 
 
 class Cycle:

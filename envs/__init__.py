@@ -29,7 +29,7 @@ ENVS: dict[str, str] = {
 }
 
 
-# kinds whose names are for other packages to know: a line that stands for all of them
+# kinds whose names are for other packages to know: a line that stands for all that are not listed
 OPEN: dict[str, tuple[str, str]] = {
     "vmas": ("<scenario>", "any VMAS scenario with its own options, as in vmas/dispersion"),
     "pettingzoo": ("<module>", "any PettingZoo environment, as in pettingzoo/mpe2.simple_spread_v3"),
@@ -91,15 +91,16 @@ def make_parallel(
 
 
 def catalogue() -> list[tuple[str, str]]:
-    """(string, one line on it) for every environment of ours, and one entry for each kind that other packages fill."""
+    """(string, one line on it): every environment of ours, well-known ones of other packages, a line for the rest."""
     return [(f"{kind}/{name}", line) for kind in ENVS for name, line in _names(kind).items()]
 
 
 def _names(kind: str) -> dict[str, str]:
-    if kind in OPEN:
-        return dict([OPEN[kind]])
-    names: dict[str, str] = import_module(ENVS[kind], __name__).CATALOGUE
-    return names
+    try:
+        listed: dict[str, str] = getattr(import_module(ENVS[kind], __name__), "CATALOGUE", {})
+    except ModuleNotFoundError:  # the package it stands on is not there
+        listed = {}
+    return listed | dict([OPEN[kind]] if kind in OPEN else [])
 
 
 def _module(kind: str, name: str) -> ModuleType:

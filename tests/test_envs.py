@@ -32,20 +32,28 @@ ENVIRONMENTS: list[tuple[str, str | None, dict[str, object]]] = [  # string, pac
     ("vmas/navigation", "vmas", {"n_agents": 4}),
     ("vmas/simple_tag", "vmas", {}),
     ("vmas/balance", "vmas", {}),
+    ("pettingzoo/mpe2.simple_spread_v3", "mpe2", {}),
+    ("pettingzoo/mpe2.simple_tag_v3", "mpe2", {}),
+    ("pettingzoo/mpe2.simple_speaker_listener_v4", "mpe2", {}),
+    ("pettingzoo/butterfly.knights_archers_zombies_v11", "pymunk", {"max_arrows": 2}),
+    ("pettingzoo/classic.rps_v2", "pettingzoo", {}),
 ]
 
-rows = pytest.mark.parametrize(
-    ("text", "options"),
-    [
-        pytest.param(
-            text,
-            options,
-            id=text,
-            marks=pytest.mark.skipif(bool(needs) and not find_spec(needs), reason=f"needs {needs}"),
-        )
-        for text, needs, options in ENVIRONMENTS
-    ],
-)
+KAZ = "pettingzoo/butterfly.knights_archers_zombies_v11"
+
+
+def table(**faults: str) -> pytest.MarkDecorator:
+    """A row for each environment; `faults` says by string why the promise cannot be kept, which is then expected."""
+    params = []
+    for text, needs, options in ENVIRONMENTS:
+        marks = [pytest.mark.skipif(bool(needs) and not find_spec(str(needs)), reason=f"needs {needs}")]
+        if text in faults:
+            marks.append(pytest.mark.xfail(reason=faults[text], strict=True))
+        params.append(pytest.param(text, options, id=text, marks=marks))
+    return pytest.mark.parametrize(("text", "options"), params)
+
+
+rows = table()
 
 
 def vector(text: str, options: dict[str, object], num_envs: int = E) -> VectorEnv:
@@ -138,6 +146,55 @@ def test_same_seed_same_episodes(text: str, options: dict[str, object]) -> None:
 
 
 @rows
+def test_a_row_does_not_know_of_others(text: str, options: dict[str, object]) -> None:
+    mine, random, runs = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1), []
+    for _ in range(2):
+        env, run = vector(text, options), []
+        env.reset(3)
+        mine.manual_seed(0)
+        for _ in range(STEPS + 3):
+            actions, kept = random_actions(env, random), random_actions(env, mine)
+            for name, each in actions.items():
+                each[1] = kept[name][1]
+            step = env.step(actions)
+            run += [each[1].clone() for each in (*step.view.observation.values(), *step.reward.values(), step.done)]
+            begin = torch.rand(E, generator=random) < 0.4
+            begin[1] = False
+            view = env.reset_rows(begin)
+            run += [each[1].clone() for each in view.observation.values()]
+        runs.append(run)
+        env.close()
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@table(**{KAZ: "its counter to the next zombie lives through reset, so an episode depends on those before it"})
+def test_state_continues_bit_for_bit(text: str, options: dict[str, object]) -> None:
+    env, random = vector(text, options), torch.Generator().manual_seed(0)
+    env.reset(3)
+    for _ in range(STEPS // 2):
+        env.step(random_actions(env, random))
+    env.reset_rows(torch.tensor([False, True, False]))
+    state = env.state_dict()
+    assert state is not None
+    assert all(isinstance(each, torch.Tensor) for each in state.values())
+    actions = [random_actions(env, random) for _ in range(STEPS + 3)]
+    expected = [env.step(each) for each in actions]
+    env.close()
+    other = vector(text, options)
+    other.reset(99)
+    other.load_state_dict(state)
+    for each, there in zip(actions, expected, strict=True):
+        here = other.step(each)
+        for name in other.groups:
+            assert torch.equal(here.view.observation[name], there.view.observation[name])
+            assert torch.equal(here.final[name], there.final[name])
+            assert torch.equal(here.reward[name], there.reward[name])
+            assert torch.equal(here.truncated[name], there.truncated[name])
+        assert torch.equal(here.done, there.done)
+    other.close()
+
+
+@rows
 def test_both_forms_name_the_same_agents_and_spaces(text: str, options: dict[str, object]) -> None:
     env, one = vector(text, options, 1), parallel(text, options)
     one.reset(seed=0)
@@ -207,8 +264,10 @@ def test_catalogue_can_be_made() -> None:
     listed = catalogue()
     assert {text.partition("/")[0] for text, _ in listed} == set(ENVS)
     assert all(line and "\n" not in line for _, line in listed)
-    ours = [text for text, _ in listed if "<" not in text]
-    assert len(ours) == len(set(ours)) >= 6
+    named = [text for text, _ in listed]
+    assert len(named) == len(set(named))
+    ours = [text for text in named if parse(text)[0] in ("games", "spread")]
+    assert len(ours) >= 6
     for text in ours:
         assert make(*parse(text)).num_envs == 1
 
@@ -218,7 +277,7 @@ def test_importing_the_package_imports_no_environment() -> None:
     import sys
 
     code = (
-        "import sys, hypermarl.envs as envs; envs.catalogue(); envs.make('games', 'specialisation');"
+        "import sys, hypermarl.envs as envs; envs.make('games', 'specialisation');"
         "print([name for name in ('vmas', 'pettingzoo', 'torchrl', 'mpe2', 'pygame') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

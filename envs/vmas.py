@@ -45,9 +45,10 @@ class VmasEnv:
 
     VMAS can start all environments anew, or one at a time in a Python loop that costs more than the physics. Here an
     environment that ends takes its row of a second simulation, which is started anew as a whole: row e for environment
-    e, so that nothing passes between environments. Which start it gets depends on the seed and the clock, never on who
-    else ended: the second simulation counts as renewed every 10 steps, and is started only when somebody takes from it.
-    Where a scenario's state is more than rows of tensors (tried out on two small copies), VMAS's own loop is used.
+    e, so that nothing passes between environments. Which start it gets depends on the seed, the clock in tens of steps,
+    and how many starts it had in these ten: never on who else ended. So the second simulation is started anew only
+    when somebody takes from it. Where a scenario's state is more than rows of tensors (tried out on two small copies),
+    VMAS's own loop is used.
 
     Inside all is done in inference mode, which is worth a tenth of the time; what comes out are ordinary tensors.
     """
@@ -63,10 +64,11 @@ class VmasEnv:
         self.groups: dict[str, Group] = self._simulation.groups
         self._stream = Stream(device, self._simulation.draws_everywhere)
         self._starts = Stream(device, self._simulation.draws_everywhere)
-        self._seed, self._clock, self._requests = 0, 0, 0
+        self._seed, self._clock, self._tens = 0, 0, 0
         self._reseed(int(np.random.SeedSequence().generate_state(1)[0]))
         self._steps = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._observation: dict[str, Tensor] = {}
+        self._taken = torch.zeros(num_envs, dtype=torch.int64, device=device)  # starts in the current ten steps
         self._renewed: tuple[int, ...] = ()
         self._start_observation: dict[str, Tensor] = {}
 
@@ -77,7 +79,7 @@ class VmasEnv:
             return Simulation(self._name, num_envs, device, self._options)
 
     def _reseed(self, seed: int) -> None:
-        self._seed, self._clock, self._requests = seed, 0, 0
+        self._seed, self._clock, self._tens = seed, 0, 0
         self._stream.seed(_RUNNING, seed)
 
     @torch.inference_mode()
@@ -89,6 +91,7 @@ class VmasEnv:
             self._simulation.reset()
             self._simulation.observe(observation)
         self._steps.zero_()
+        self._taken.zero_()
         self._observation = observation
         return View(observation)
 
@@ -118,25 +121,31 @@ class VmasEnv:
     def reset_rows(self, rows: Tensor) -> View:
         if not self._observation:
             return self.reset()
-        self._requests += 1  # asked for by hand: a start of its own, even twice in a row
         self._begin(rows)
         return View(self._observation)
 
     def _begin(self, rows: Tensor) -> None:
         """Start the environments where `rows [E]` is true anew; the others keep what they last saw."""
-        if self._pool is None:
-            self._begin_one_by_one(rows)
-        else:
-            self._renew(self._pool[0])
-            self._pool[1](rows)
-        with torch.inference_mode(False):
-            mask = rows[:, None, None]
-            fresh = self._start_observation
-            self._observation = {name: torch.where(mask, fresh[name], old) for name, old in self._observation.items()}
+        if self._tens != self._clock // _RENEWAL:
+            self._tens = self._clock // _RENEWAL
+            self._taken.zero_()
+        for turn in self._taken[rows].unique().tolist():
+            chosen = rows & (self._taken == turn)
+            now = (self._seed, self._tens, turn)
+            if self._pool is None:
+                self._begin_one_by_one(chosen, now)
+            else:
+                self._renew(self._pool[0], now)
+                self._pool[1](chosen)
+            with torch.inference_mode(False):
+                mask, fresh = chosen[:, None, None], self._start_observation
+                self._observation = {
+                    name: torch.where(mask, fresh[name], old) for name, old in self._observation.items()
+                }
+        self._taken += rows
         self._steps.masked_fill_(rows, 0)
 
-    def _renew(self, pool: Simulation) -> None:
-        now = (self._seed, self._clock // _RENEWAL, self._requests)
+    def _renew(self, pool: Simulation, now: tuple[int, ...]) -> None:
         if now == self._renewed:
             return
         self._renewed = now
@@ -146,9 +155,8 @@ class VmasEnv:
             pool.reset()
             pool.observe(self._start_observation)
 
-    def _begin_one_by_one(self, rows: Tensor) -> None:
+    def _begin_one_by_one(self, rows: Tensor, now: tuple[int, ...]) -> None:
         """As VMAS does it. All at once where all end, which some scenarios need: they only then choose a new goal."""
-        now = (self._seed, self._clock, self._requests)
         if bool(rows.all()):
             self._starts.seed(_POOL, *now)
             with self._starts:
@@ -198,14 +206,15 @@ class VmasEnv:
         state |= {f"observation/{name}": tensor.clone() for name, tensor in self._observation.items()}
         state |= {f"random/{i}": tensor for i, tensor in enumerate(self._stream.state())}
         state["steps"] = self._steps.clone()
-        state["clock"] = torch.tensor([self._seed, self._clock, self._requests])
+        state["taken"] = self._taken.clone()
+        state["clock"] = torch.tensor([self._seed, self._clock, self._tens])
         return state
 
     @torch.inference_mode()
     def load_state_dict(self, state: dict[str, Tensor]) -> View:
         random = self._stream.state()
         widths = {name: (self.num_envs, len(group.agents), group.observation) for name, group in self.groups.items()}
-        shapes: dict[str, tuple[int, ...]] = {"steps": (self.num_envs,), "clock": (3,)}
+        shapes: dict[str, tuple[int, ...]] = {"steps": (self.num_envs,), "taken": (self.num_envs,), "clock": (3,)}
         shapes |= {f"observation/{name}": shape for name, shape in widths.items()}
         shapes |= {f"random/{i}": tuple(tensor.shape) for i, tensor in enumerate(random)}
         fits = all(name in state and state[name].shape == shape for name, shape in shapes.items())
@@ -215,10 +224,11 @@ class VmasEnv:
         try:
             restore(self._simulation, self._blank, {name.removeprefix("simulation/"): told[name] for name in told})
         except LookupError as error:
-            raise self._fault(f"has no place for {error} of the state") from error
+            raise self._fault(f"takes no such state: it is of {error}") from error
         self._stream.load([state[f"random/{i}"].cpu() for i in range(len(random))])
-        self._seed, self._clock, self._requests = (int(number) for number in state["clock"])
+        self._seed, self._clock, self._tens = (int(number) for number in state["clock"])
         self._steps.copy_(state["steps"])
+        self._taken.copy_(state["taken"])
         with torch.inference_mode(False):
             self._observation = {name: state[f"observation/{name}"].to(self.device, copy=True) for name in self.groups}
         return View(self._observation)

@@ -23,7 +23,7 @@ from .interface import Discrete
 from .vmas_simulation import Simulation, Stream
 
 _OPAQUE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, torch.Generator)
-_PLAIN = (bool, int, float, str, np.number, enum.Enum, torch.device, torch.dtype)
+_PLAIN = (bool, int, float, str, np.number, enum.Enum)
 _BOXES = (dict, list, tuple, deque)
 _TRIAL = 7  # environments in a trial: a number that no other axis of a scenario is likely to have
 _STEPS = 12
@@ -105,7 +105,7 @@ class Memory:
             return self.plain[path]
         for cut in [i for i, letter in enumerate(path) if letter == "/"][::-1]:
             parent, name = path[:cut], path[cut + 1 :]
-            if parent in self.objects:
+            if parent in self.objects and ("/" not in name or name.startswith("@")):
                 key = self.objects.get(name[1:]) if name.startswith("@") else name
                 container = self.objects[parent]
                 if key is not None and not isinstance(container, (list, tuple, deque)):
@@ -148,43 +148,44 @@ class RowCopy:
 def save(simulation: Simulation, start: Mapping[str, Any]) -> dict[str, Tensor]:
     """The simulation's tensors by path, and under "plain" as JSON what else is not as it was at the `start`."""
     memory = Memory(simulation.scenario)
-    changed = {}
-    for path in memory.plain:
-        value = memory.value(path)
-        if path not in start or start[path] != value:
-            changed[path] = _entry(value)
+    values = {path: memory.value(path) for path in memory.plain}
+    changed = {path: _entry(value) for path, value in values.items() if path not in start or start[path] != value}
+    text = json.dumps({"title": simulation.title, "changed": changed})
     state = {f"at{path}": slot.read().clone().contiguous() for path, slot in memory.tensors.items()}
-    state["plain"] = torch.frombuffer(bytearray(json.dumps(changed).encode()), dtype=torch.uint8).clone()
-    return state
+    return state | {"plain": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()}
 
 
 def restore(simulation: Simulation, start: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Put back what `save` told. Raises LookupError where a place is missing."""
+    """Put back what `save` told. Raises LookupError where it was told of another simulation.
+
+    What has no place is passed over: VMAS makes some containers in the first step, and anew in each.
+    """
+    told = json.loads(bytes(state["plain"].cpu().numpy()).decode())
+    if told["title"] != simulation.title:
+        raise LookupError(told["title"])
     memory = Memory(simulation.scenario)
-    changed = json.loads(bytes(state["plain"].cpu().numpy()).decode())
-    for path in memory.plain:
-        if path in start and path not in changed and memory.value(path) != start[path]:
-            changed[path] = _entry(start[path])
-    for path, entry in changed.items():
-        _place(memory, path).write(memory.objects[entry["at"]] if "at" in entry else entry["is"])
+    values = {path: memory.value(path) for path in memory.plain.keys() & start.keys()}
+    entries = {path: _entry(start[path]) for path, value in values.items() if value != start[path]} | told["changed"]
+    for path, entry in entries.items():
+        slot = memory.slot(path)
+        if slot is not None:
+            slot.write(memory.objects[entry["at"]] if "at" in entry else _member(path, entry, memory))
     for name, tensor in state.items():
-        if name.startswith("at"):
-            _place(memory, name.removeprefix("at")).write(tensor.to(simulation.device, copy=True))
-
-
-def _place(memory: Memory, path: str) -> Slot:
-    slot = memory.slot(path)
-    if slot is None:
-        raise LookupError(path)
-    return slot
+        slot = memory.slot(name.removeprefix("at")) if name.startswith("at/") else None
+        if slot is not None:
+            slot.write(tensor.to(simulation.device, copy=True))
 
 
 def _entry(value: Any) -> dict[str, Any]:
-    return {"at": value.path} if isinstance(value, Reference) else {"is": _number(value)}
+    if isinstance(value, Reference):
+        return {"at": value.path}
+    if isinstance(value, enum.Enum):
+        return {"member": value.name}
+    return {"is": value.item() if isinstance(value, np.number) else value}
 
 
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.number) else value
+def _member(path: str, entry: Mapping[str, Any], memory: Memory) -> Any:
+    return type(memory.value(path))[entry["member"]] if "member" in entry else entry["is"]
 
 
 def plain(simulation: Simulation) -> dict[str, Any]:

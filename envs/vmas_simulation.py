@@ -36,7 +36,7 @@ class Stream:
     def __init__(self, device: torch.device, everywhere: bool) -> None:
         self._generators = [torch.default_generator]
         if device.type == "cuda":
-            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.empty(0, device=device)  # generators exist once a device is in use
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators.append(torch.cuda.default_generators[index])
         self._everywhere = everywhere

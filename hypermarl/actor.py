@@ -37,8 +37,9 @@ class GeneratedActor(nn.Module):
         self._frozen: Weights | None = None
 
     def weights(self, who: Tensor | None = None) -> Weights:
-        """Generate with gradient: of the training agents, or of those with the ids `[N]` or features `[N, f]` in `who`."""
-        return self.generator(self.conditioner(who))
+        """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]` or features `[N, f]`."""
+        generated: Weights = self.generator(self.conditioner(who))
+        return generated
 
     def forward(self, inputs: Any, weights: Weights | None = None) -> Any:
         """Apply `weights`, else the frozen ones, else freshly generated ones."""

@@ -166,10 +166,13 @@ class FullHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if not features.is_floating_point():
-            return self.weight.index_select(-2, features).unflatten(-1, (self.count, *self.shape))
-        if self.places is None:
-            return (features @ self.weight).unflatten(-1, (self.count, *self.shape))
-        return (self._placed(features) @ self.weight.unsqueeze(-3)).unflatten(-1, self.shape)
+            flat = self.weight.index_select(-2, features)
+        elif self.places is None:
+            flat = features @ self.weight
+        else:
+            placed = self._placed(features) @ self.weight.unsqueeze(-3)
+            return placed.reshape(*placed.shape[:-1], *self.shape)
+        return flat.reshape(*flat.shape[:-1], self.count, *self.shape)
 
     def _placed(self, features: Tensor) -> Tensor:
         """`[*lead, N, K, W]`."""
@@ -195,7 +198,10 @@ class FullHead(nn.Module):
 
 
 class LowRankHead(nn.Module):
-    """`[*lead, N, W]` -> `[*lead, N, K, in, out]` as a product of two generated factors of rank r; right one starts at zero."""
+    """`[*lead, N, W]` -> `[*lead, N, K, in, out]` as a product of two generated factors of rank r.
+
+    The right factor starts at zero, the left one does not, so that the right one learns from the first step.
+    """
 
     def __init__(
         self, weight: WeightSpec, count: int, width: int, rank: int, placed: bool, rng: torch.Generator
@@ -209,7 +215,9 @@ class LowRankHead(nn.Module):
             self.left.weight.copy_(_normal(tuple(self.left.weight.shape), 1.0 / math.sqrt(rank), rng))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.left(features) @ self.right(features)
+        left: Tensor = self.left(features)
+        right: Tensor = self.right(features)
+        return left @ right
 
 
 class ChunkedHead(nn.Module):
@@ -231,8 +239,8 @@ class ChunkedHead(nn.Module):
         # The sum must be bent before the map, or all chunks would get the same agent-dependent part.
         placed = torch.tanh(features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3)))  # [*lead, N, K*chunks, W]
         pieces = placed @ self.weight.unsqueeze(-3)
-        flat = pieces.unflatten(-2, (self.count, self.chunks)).flatten(-2)[..., : self.numel]
-        return flat.unflatten(-1, self.shape)
+        flat = pieces.reshape(*pieces.shape[:-2], self.count, -1)[..., : self.numel]
+        return flat.reshape(*flat.shape[:-1], *self.shape)
 
 
 def _head(weight: WeightSpec, count: int, width: int, config: GeneratorConfig, rng: torch.Generator) -> nn.Module:

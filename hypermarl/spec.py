@@ -6,7 +6,7 @@ Letters: `S` seeds, `N` agents, `K` tensors in a slot.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -57,12 +57,7 @@ class TargetSpec:
         for slot, members in self.slots().items():
             first = members[0]
             for other in members[1:]:
-                if (other.shape, other.std, other.gain, other.shared) != (
-                    first.shape,
-                    first.std,
-                    first.gain,
-                    first.shared,
-                ):
+                if replace(other, name=first.name) != first:
                     raise ValueError(f"slot {slot!r}: {other.name!r} differs from {first.name!r} in shape or start")
 
     def slots(self) -> dict[str, tuple[WeightSpec, ...]]:

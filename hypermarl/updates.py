@@ -23,7 +23,7 @@ def take(rows: Tensor, index: Tensor) -> Tensor:
     flat = rows.reshape(-1, *rows.shape[2:])
     if seeds > 1:
         index = index * seeds + torch.arange(seeds, device=index.device)
-    return flat.index_select(0, index.reshape(-1)).unflatten(0, index.shape)
+    return flat.index_select(0, index.reshape(-1)).reshape(*index.shape, *rows.shape[2:])
 
 
 def seed_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -38,9 +38,9 @@ def descend(
     max_norm: float,
     healthy: Tensor,
 ) -> Tensor:
-    """Clip each seed's gradient norm within each list of parameters, step, clear; returns the largest norm per seed `[S]`.
+    """Clip each seed's gradient norm within each list of parameters, step, clear; returns the largest norms `[S]`.
 
-    Seeds that are not `healthy [S]` (bool, changed in place when a norm is not finite) keep their parameters as they are.
+    Seeds that are not `healthy [S]` (bool, changed in place when a norm is not finite) keep their parameters.
     """
     worst = torch.zeros(healthy.shape, device=healthy.device)
     for parameters in groups:

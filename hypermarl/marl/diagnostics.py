@@ -16,7 +16,6 @@ from hypermarl.marl.policy import Policy
 from hypermarl.marl.rollout import Batch
 from hypermarl.marl.settings import AlgorithmConfig
 from hypermarl.spec import Weights
-from hypermarl.updates import take
 
 OBSERVATIONS = 256
 ROWS = 512
@@ -55,7 +54,7 @@ def behaviour(policy: Policy, batch: Batch) -> Tensor:
 
 
 def agent_gradients(policy: Policy, samples: Samples, config: AlgorithmConfig) -> Tensor:
-    """Gradient of each agent's own policy loss for the actor's trained parameters, `[S, N, P]` (at most `AGENTS` agents).
+    """Gradient of each agent's own policy loss for the actor's trained parameters, `[S, N, P]`, N at most `AGENTS`.
 
     One backward pass gives every agent's gradient for its own generated weights; each is then pulled back through the
     generator by itself.
@@ -63,7 +62,7 @@ def agent_gradients(policy: Policy, samples: Samples, config: AlgorithmConfig) -
     seeds, agents = samples.action.shape[1], len(policy.group.agents)
     size = ROWS if samples.fresh is None else max(1, ROWS // samples.fresh.shape[2])
     index = torch.arange(min(size, samples.rows()), device=samples.action.device).unsqueeze(1).expand(-1, seeds)
-    part = Samples(**{f: None if (v := getattr(samples, f)) is None else take(v, index) for f in samples.__slots__})
+    part = samples.take(index)
     part.advantage = objectives.normalise(part.advantage, part.weight, config.normalise_advantage)
     parameters = [p for p in policy.actor.parameters() if p.requires_grad]
     with torch.enable_grad():

@@ -77,7 +77,7 @@ def log_prob_and_entropy(kind: str, parameters: Parameters, action: Tensor) -> t
 
 
 def to_box(kind: str, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """A raw sample in the units of the environment: the box's middle plus its half-width times the (squashed) sample."""
+    """A raw sample in the environment's units: the box's middle plus its half-width times the (squashed) sample."""
     unit = torch.tanh(action) if kind == "tanh_normal" else action
     return (low + high) / 2 + unit * (high - low) / 2
 

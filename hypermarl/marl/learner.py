@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hypermarl.marl.objectives import TERMS, Samples, accumulate, prepare
 from hypermarl.marl.policy import Policy, build_policies
 from hypermarl.marl.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector, Episodes
+from hypermarl.marl.saved import restore
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.stacking import join, slice_of
 from hypermarl.updates import descend, minibatches
@@ -39,7 +41,7 @@ class Learner:
     def __init__(self, config: ExperimentConfig) -> None:
         torch.set_num_threads(config.train.threads)
         self.config = config
-        self.seeds = [config.seed + i for i in range(config.seeds)]
+        self.seeds = config.all_seeds
         self.device = torch_device(config.device)
         env = config.env
         self.env = envs.make(
@@ -104,7 +106,7 @@ class Learner:
                 f"A recurrent policy learns from whole sequences: {rows} environments are too few for "
                 f"algorithm.minibatches={settings.minibatches}."
             )
-        parameters = [[p for p in policy.parameters()] for policy in self.policies.values()]
+        parameters = [list(policy.parameters()) for policy in self.policies.values()]
         sums = {name: torch.zeros(len(TERMS), len(self.seeds), device=self.device) for name in samples}
         norm = torch.zeros(len(self.seeds), device=self.device)
         for epoch in range(settings.epochs):
@@ -125,13 +127,9 @@ class Learner:
             for key, tensor in slice_of(policy.state_dict(), place).items()
         }
 
-    def load_policies(self, states: list[dict[str, Tensor]]) -> None:
-        """The inverse of `policy_state` for all seeds."""
-        whole = join(states)
-        for name, policy in self.policies.items():
-            prefix = f"{name}/"
-            mine = {key.removeprefix(prefix): tensor for key, tensor in whole.items() if key.startswith(prefix)}
-            policy.load_state_dict(mine)
+    def load_policies(self, states: list[dict[str, Tensor]], source: Path) -> None:
+        """The inverse of `policy_state` for all seeds; `source` is where they come from, for the error message."""
+        restore(self.policies, join(states), source)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, by parameter number."""

@@ -1,13 +1,16 @@
 """PPO on generated weights: advantages, losses, and the one update all sharing modes go through.
 
 Equal to TorchRL's `MAPPOLoss`/`IPPOLoss` and multi-agent GAE to 1e-5 (tests/test_objectives.py), with a seeds axis in
-which nothing leaks. Letters: `T` time, `E` environments, `S` seeds, `N` agents, `R = T*E` rows, `B` rows of a minibatch.
+which nothing leaks.
+
+Letters: `T` time, `E` environments, `S` seeds, `N` agents, `R = T*E` rows, `B` rows of a minibatch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +48,19 @@ class Samples:
 
     def piece(self, start: int, stop: int) -> Samples:
         """Rows `start` to `stop`, as views."""
-        return Samples(**{f: None if (v := getattr(self, f)) is None else v[start:stop] for f in self.__slots__})
+        return self._each(lambda field: field[start:stop])
 
     def take(self, index: Tensor) -> Samples:
         """Rows `[B, S]` of every field."""
-        return Samples(**{f: None if (v := getattr(self, f)) is None else take(v, index) for f in self.__slots__})
+        return self._each(lambda field: take(field, index))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return Samples(**_changed(fields, change))
+
+
+def _changed(fields: Mapping[str, Tensor | None], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {name: None if field is None else change(field) for name, field in fields.items()}
 
 
 @torch.no_grad()
@@ -84,7 +95,7 @@ def generalised_advantages(
 def prepare(
     policies: Mapping[str, Policy], batches: Mapping[str, Batch], config: AlgorithmConfig, chunk: int
 ) -> dict[str, Samples]:
-    """Values of all steps in one critic pass (`chunk` environment steps at a time), advantages, and rows to learn from."""
+    """Values of all steps in one critic pass (`chunk` rows at a time), advantages, and rows to learn from."""
     prepared = {}
     for name, policy in policies.items():
         batch = batches[name]
@@ -105,7 +116,7 @@ def prepare(
         central = (
             policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None
         )
-        fields = {
+        fields: dict[str, Tensor | None] = {
             "observation": batch.observation[:-1],
             "critic_input": central,
             "action": batch.action,
@@ -118,16 +129,16 @@ def prepare(
         }
         if policy.recurrent:
             fields["fresh"] = batch.fresh[:-1].unsqueeze(-1).expand(batch.reward.shape)
-            sequences = {k: None if v is None else v.movedim(0, 2) for k, v in fields.items()}
+            sequences = _changed(fields, lambda field: field.movedim(0, 2))
             assert batch.memory is not None
             prepared[name] = Samples(**sequences, actor_memory=batch.memory.actor, critic_memory=batch.memory.critic)
         else:
-            prepared[name] = Samples(**{k: None if v is None else v.flatten(0, 1) for k, v in fields.items()})
+            prepared[name] = Samples(**_changed(fields, lambda field: field.flatten(0, 1)))
     return prepared
 
 
 def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """Critic outputs `[T+1, E, S, N]` and, for steps where somebody was truncated, `[E, S, N]` of the final observation."""
+    """Critic outputs `[T+1, E, S, N]` and, where somebody was truncated at t, `[E, S, N]` of the final observations."""
     observations = {n: b.observation for n, b in batches.items()}
     batch = batches[name]
     finals = {t: {n: b.final[t] for n, b in batches.items()} for t in batch.final}
@@ -178,7 +189,7 @@ TERMS = ("policy", "value", "entropy", "kl", "clip_fraction")
 def ppo(
     policy: Policy, part: Samples, actor: Weights, critic: Weights, config: AlgorithmConfig, count: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Clipped surrogate, clipped value loss and entropy bonus (arXiv 1707.06347), as sums over `part` divided by `count [S]`.
+    """Clipped surrogate, clipped value loss and entropy bonus (arXiv 1707.06347): sums over `part` by `count [S]`.
 
     Returns the loss (a scalar: seeds have parameters of their own, so their sum trains each by itself) and the terms
     `[len(TERMS), S]` without gradient. `part.advantage` is normalised already.
@@ -217,7 +228,9 @@ def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> 
     if not policy.recurrent:
         parameters, _ = policy.parameters_of(part.observation, part.mask, weights=actor)
         return parameters, policy.values(critic_input, weights=critic)[0]
-    assert part.fresh is not None and part.actor_memory is not None and part.critic_memory is not None
+    assert part.fresh is not None
+    assert part.actor_memory is not None
+    assert part.critic_memory is not None
 
     def time_first(x: Tensor) -> Tensor:
         return x.movedim(2, 0)
@@ -249,7 +262,7 @@ def accumulate(policy: Policy, part: Samples, config: AlgorithmConfig, micro_bat
     for start in range(0, part.rows(), size):
         piece = part.piece(start, start + size)
         loss, values = ppo(policy, piece, actor_leaves, critic_leaves, config, count)
-        loss.backward()
+        torch.autograd.backward(loss)
         terms += values
     made = [
         (w, leaves[k].grad)

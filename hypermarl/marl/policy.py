@@ -150,7 +150,8 @@ class Policy(nn.Module):
         inputs = self.with_id(observation)
         memories: Tensor | None = None
         if self.recurrent:
-            assert memory is not None and fresh is not None
+            assert memory is not None
+            assert fresh is not None
             outputs, memories = self.actor(History(inputs, memory, fresh), weights)
         else:
             outputs = self.actor(inputs, weights)
@@ -169,7 +170,8 @@ class Policy(nn.Module):
         """Values `[*batch, S, N]` of what `critic_inputs` gives, and the critic's memories if recurrent."""
         inputs = self.with_id(inputs)
         if self.recurrent:
-            assert memory is not None and fresh is not None
+            assert memory is not None
+            assert fresh is not None
             outputs, memories = self.critic(History(inputs, memory, fresh), weights)
             return outputs.squeeze(-1), memories
         return self.critic(inputs, weights).squeeze(-1), None
@@ -191,7 +193,8 @@ class Policy(nn.Module):
     def blank_memory(self, *shape: int) -> Memory:
         """Memories of agents that have seen nothing, `shape` being `*batch, S`."""
         actor, critic = self.actor.target, self.critic.target
-        assert isinstance(actor, GRUTarget) and isinstance(critic, GRUTarget)
+        assert isinstance(actor, GRUTarget)
+        assert isinstance(critic, GRUTarget)
         device = self.low.device
         agents = len(self.group.agents)
         return Memory(actor.initial(*shape, agents).to(device), critic.initial(*shape, agents).to(device))
@@ -209,7 +212,7 @@ def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: st
     distribution = _distribution(config, group)
     # A generator without a base cannot share a tensor; there, nothing is shared.
     can_share = sharing.generator.base
-    extra = ()
+    extra: tuple[WeightSpec, ...] = ()
     if distribution != "categorical":
         extra = (WeightSpec("log_std", (group.action.size,), "log_std", shared=sharing.share_log_std and can_share),)
     body_shared = model.body == "shared" and can_share
@@ -258,7 +261,7 @@ def build_policies(config: ExperimentConfig, groups: Mapping[str, Group], seeds:
 
 
 def parameter_counts(config: ExperimentConfig, groups: Mapping[str, Group]) -> dict[str, dict[str, int]]:
-    """Trained parameters by group: embedding, actor, critic (without a shared embedding), total, and one agent's own m."""
+    """Trained parameters by group: embedding, actor, critic, total, and `target`: those of one agent's own networks."""
     table: dict[str, dict[str, int]] = {}
     for name in groups:
         policy = build_policy(config, groups, name, config.seed)

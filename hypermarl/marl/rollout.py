@@ -123,6 +123,7 @@ class Collector:
     ) -> distributions.Parameters:
         if not policy.recurrent:
             return policy.parameters_of(observation, mask)[0]
+        assert self.view is not None
         memory = self.memory[name]
         fresh = self.fresh.unsqueeze(-1).expand(observation.shape[:-1]).unsqueeze(0)
         parameters, actor = policy.parameters_of(
@@ -130,7 +131,8 @@ class Collector:
         )
         inputs = policy.critic_inputs({n: self._split(o) for n, o in self.view.observation.items()})
         _, critic = policy.values(inputs.unsqueeze(0), memory=memory.critic, fresh=fresh)
-        assert actor is not None and critic is not None
+        assert actor is not None
+        assert critic is not None
         self.memory[name] = Memory(actor[0], critic[0])
         return {key: value.squeeze(0) for key, value in parameters.items()}
 
@@ -158,7 +160,7 @@ class Collector:
 
     def _split(self, tensor: Tensor) -> Tensor:
         """`[E*S, ...]` -> `[E, S, ...]`, a view."""
-        return tensor.unflatten(0, (self.envs, self.seeds))
+        return tensor.reshape(self.envs, self.seeds, *tensor.shape[1:])
 
     def _noise(self, policy: Policy, rngs: Sequence[torch.Generator]) -> Tensor:
         """All noise of a rollout `[T, E, S, N, A]`; each seed's is drawn from its own stream."""

@@ -118,6 +118,11 @@ class ExperimentConfig:
     seeds: int = 1
     device: str = "cpu"
 
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds that are trained side by side."""
+        return list(range(self.seed, self.seed + self.seeds))
+
     def __post_init__(self) -> None:
         positive = {
             "env.num_envs": self.env.num_envs,

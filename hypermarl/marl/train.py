@@ -1,6 +1,6 @@
-"""An experiment from the first frame to the results table: folders, checkpoints, monitors, evaluation.
+"""An experiment from the first frame to the results table: the loop, what is logged, and when to stop.
 
-Letters: `S` seeds, `E` environments, `N` agents.
+Letters: `S` seeds, `N` agents.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,30 @@ from torch import Tensor
 
 from hypermarl import config as settings
 from hypermarl import envs
-from hypermarl.envs.interface import EnvironmentFault, Group, View
+from hypermarl.envs.interface import EnvironmentFault
 from hypermarl.errors import UserError
-from hypermarl.evaluation import vectorised
 from hypermarl.evaluation.metrics import Episodes
 from hypermarl.evaluation.statistics import iqm
-from hypermarl.marl import diagnostics, distributions
+from hypermarl.marl import diagnostics
+from hypermarl.marl.archive import Archive
+from hypermarl.marl.exam import Exam
 from hypermarl.marl.learner import Iteration, Learner
 from hypermarl.marl.monitor import Monitor
-from hypermarl.marl.policy import Policy, embeddings_of
+from hypermarl.marl.policy import embeddings_of
 from hypermarl.marl.progress import Progress
-from hypermarl.marl.settings import EnvConfig, ExperimentConfig
-from hypermarl.runs import Checkpoint, RunFolder, unused
+from hypermarl.marl.settings import ExperimentConfig
+from hypermarl.runs import RunFolder
 
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run lies, how far it came, and its last evaluation of each seed."""
+    """Where a run lies, how far it came, its last evaluation of each seed, and the seeds that failed on the way."""
 
     folder: Path
     frame: int
     finished: bool
     episodes: list[Episodes]
+    failed: tuple[int, ...] = ()
 
 
 class Experiment:
@@ -50,18 +52,27 @@ class Experiment:
     def __init__(self, config: ExperimentConfig, folder: RunFolder | None = None) -> None:
         self.config = config
         self.learner = Learner(config)
-        self._resumed: Checkpoint | None = None
-        self._saved = -1
+        self.exam = Exam(config)
         self._stop = False
         try:
-            self._open(folder)
+            groups = self.learner.env.groups
+            opened = Archive.create(config, groups) if folder is None else Archive.open(folder, config, groups)
+            self._archive = opened
+            self.folder = opened.whole
+            resumed = opened.restore(self.learner)
         except BaseException:
             self.learner.close()
             raise
+        self._resumed = resumed is not None
+        self._saved = self.learner.iteration if resumed else -1
+        # rows after the checkpoint will be written again; so will all rows of a run that never came to one
+        self._purge = None if folder is None else self.learner.frame
+        self._failed = [s for s, well in enumerate(self.learner.healthy.tolist()) if not well]
+        self._ended = _Ended()
 
     @classmethod
     def resume(cls, path: str | Path, frames: int | None = None) -> Experiment:
-        """Continue the run at `path` from its newest checkpoint, to `frames` if given, else to what it was asked for."""
+        """Continue the run at `path` from its newest checkpoint, to `frames` if given, else as far as it was to go."""
         folder = RunFolder.open(path)
         config = settings.build(ExperimentConfig, folder.config)
         if frames is not None:
@@ -70,108 +81,105 @@ class Experiment:
 
     def run(self) -> Result:
         """Train to the end of the budget (or the first Ctrl-C), save, evaluate."""
+        learner = self.learner
         with ExitStack() as stack:
-            stack.callback(self.learner.close)
+            stack.callback(learner.close)
+            stack.callback(self.exam.close)
             self._monitors = [stack.enter_context(self._monitor(s)) for s in range(self.config.seeds)]
-            self._begin()
+            if not self._resumed:
+                self._begin()
             progress = Progress(
                 self.config.train.frames,
                 seeds=self.config.seeds,
-                start=self.learner.frame,
+                start=learner.frame,
                 title=self.folder.path.name,
                 shown=self.config.train.progress,
             )
-            self.learner.clock.restart()
-            with progress, self._interruptible():
-                while self.learner.iteration < self.learner.iterations and not self._stop:
-                    self._one(progress)
-            self._checkpoint()
-            finished = self.learner.iteration >= self.learner.iterations
+            learner.clock.restart()
+            with self._interruptible():
+                with progress:
+                    while learner.iteration < learner.iterations and not self._stop:
+                        self._one(progress)
+                self._checkpoint()
+            finished = learner.iteration >= learner.iterations
             episodes = self._evaluate() if finished else []
             if finished:
                 self._finish(episodes)
-        return Result(self.folder.path, self.learner.frame, finished, episodes)
+        failed = tuple(learner.seeds[s] for s in self._failed)
+        return Result(self.folder.path, learner.frame, finished, episodes, failed)
 
     # ------------------------------------------------------------------------------------------------ one iteration
 
     def _one(self, progress: Progress) -> None:
         learner, train = self.learner, self.config.train
         iteration = learner.iterate()
-        self._check(iteration)
+        self._check(iteration, progress)
+        self._ended.add(iteration)
         done = learner.iteration
         if done % train.log_every == 0:
             self._log(iteration, progress)
         every = self.config.evaluation.every
-        if (
-            every
-            and done < learner.iterations
-            and learner.frame // every > (learner.frame - learner.frames_per_iteration) // every
-        ):
+        before = learner.frame - learner.frames_per_iteration
+        if every and done < learner.iterations and learner.frame // every > before // every:
             self._evaluate()
         if done % train.checkpoint_every == 0:
             self._checkpoint()
 
-    def _check(self, iteration: Iteration) -> None:
-        """Stop when every seed has failed; a seed that failed alone is left as it was and the others go on."""
+    def _check(self, iteration: Iteration, progress: Progress) -> None:
+        """A seed that fails is left as it last was and the others go on; where none is left, training stops."""
         learner = self.learner
         for terms in iteration.terms.values():
             for values in terms.values():
                 learner.healthy &= values.isfinite()
-        if bool(learner.healthy.any()):
+        new = [s for s, well in enumerate(learner.healthy.tolist()) if not well and s not in self._failed]
+        if not new:
             return
-        broken = [
-            f"loss/{name}"
-            for terms in iteration.terms.values()
-            for name, values in terms.items()
-            if not values.isfinite().all()
-        ]
-        term = broken[0] if broken else "the gradient norm"
+        self._failed += new
+        found = " ".join(f"Seed {learner.seeds[s]}: {_broken(iteration, s)} not finite." for s in new)
+        if bool(learner.healthy.any()):
+            progress.message(f"{found} It stays as it last was; the other seeds go on.")
+            return
         kept = self.folder.latest()
         where = f"the last good checkpoint is {kept.path}" if kept else "there was no checkpoint yet"
-        raise UserError(f"{term} is not a finite number after {learner.frame} frames; training stopped, {where}.")
+        raise UserError(f"{found} Training stopped after {learner.frame} frames; {where}.")
 
     def _log(self, iteration: Iteration, progress: Progress) -> None:
         learner = self.learner
-        groups = learner.policies
-        diagnose = learner.iteration % self.config.train.diagnose_every == 1 % self.config.train.diagnose_every
-        vectors: dict[str, Tensor] = {}
         with learner.clock("diagnostics"):
-            for name, policy in groups.items():
-                suffix = f"/{name}" if len(groups) > 1 else ""
-                terms = iteration.terms[name]
-                vectors |= {f"loss/{term}{suffix}": terms[term] for term in ("policy", "value", "entropy")}
-                vectors |= {f"policy/{term}{suffix}": terms[term] for term in ("entropy", "kl", "clip_fraction")}
-                if diagnose:
-                    found = diagnostics.examine(
-                        policy, iteration.batches[name], iteration.samples[name], self.config.algorithm
-                    )
-                    vectors |= {f"{tag}{suffix}": value for tag, value in found.items()}
-        vectors["policy/gradient_norm"] = iteration.gradient_norm
-        episodes = iteration.episodes
-        per_agent = torch.cat(list(episodes.returns.values()), -1) / episodes.count.unsqueeze(-1)  # NaN: none ended
+            vectors = self._vectors(iteration)
+        count, length, returns = self._ended.take()
         shares = learner.clock.shares()
-        progress.update(learner.frame, returns=per_agent.mean(-1).tolist(), shares=shares)
+        progress.update(learner.frame, returns=returns.mean(-1).tolist(), shares=shares)
         rates = {"time/fps": progress.speed, **{f"time/{name}": share for name, share in shares.items()}}
-        ended = episodes.count.tolist()
-        lengths = (episodes.length / episodes.count).tolist()
         table = {tag: value.tolist() for tag, value in vectors.items()}
         for s, monitor in enumerate(self._monitors):
-            values: dict[str, Any] = {tag: column[s] for tag, column in table.items()}
-            values |= rates
-            if ended[s]:
-                values |= {
-                    "return": per_agent[s].cpu(),
-                    "return/team": float(per_agent[s].mean()),
-                    "episode/length": lengths[s],
-                }
+            values: dict[str, Any] = {tag: column[s] for tag, column in table.items()} | rates
+            if count[s]:
+                values |= {"return": returns[s], "return/team": float(returns[s].mean())}
+                values["episode/length"] = float(length[s])
             monitor.scalars(learner.frame, values)
 
-    # -------------------------------------------------------------------------------------------------- evaluation
+    def _vectors(self, iteration: Iteration) -> dict[str, Tensor]:
+        """What an iteration is to be remembered by, `[S]` by tag."""
+        learner, every = self.learner, self.config.train.diagnose_every
+        vectors: dict[str, Tensor] = {}
+        for name, policy in learner.policies.items():
+            suffix = f"/{name}" if len(learner.policies) > 1 else ""
+            terms = iteration.terms[name]
+            vectors |= {f"loss/{term}{suffix}": terms[term] for term in ("policy", "value", "entropy")}
+            vectors |= {f"policy/{term}{suffix}": terms[term] for term in ("entropy", "kl", "clip_fraction")}
+            if learner.iteration % every == 1 % every:
+                batch, samples = iteration.batches[name], iteration.samples[name]
+                found = diagnostics.examine(policy, batch, samples, self.config.algorithm)
+                vectors |= {f"{tag}{suffix}": value for tag, value in found.items()}
+        return vectors | {"policy/gradient_norm": iteration.gradient_norm}
+
+    # ---------------------------------------------------------------------------------- evaluation and checkpoints
 
     def _evaluate(self) -> list[Episodes]:
         """Greedy (or sampled) play of all seeds at once, on environments of their own."""
         with self.learner.clock("evaluation"):
-            per_seed = evaluate_policies(self.learner.policies, self.config)
+            per_seed = self.exam.take(self.learner.policies)
         for monitor, episodes in zip(self._monitors, per_seed, strict=True):
             means = dict(zip(episodes.agents, episodes.returns.mean(0).tolist(), strict=True))
             monitor.scalars(
@@ -181,7 +189,6 @@ class Experiment:
         return per_seed
 
     def _finish(self, episodes: list[Episodes]) -> None:
-        flat = {k: v for k, v in settings.to_dict(self.config).items()}
         for s, monitor in enumerate(self._monitors):
             for policy in self.learner.policies.values():
                 monitor.histograms(self.learner.frame, diagnostics.generated(policy.actor, s))
@@ -190,7 +197,7 @@ class Experiment:
                 "return_iqm": float(iqm(episodes[s].team[:, None])),
                 "mean_reward_per_step": float(episodes[s].reward_per_step.mean()),
             }
-            monitor.hparams({**flat, "seed": self.learner.seeds[s], "seeds": 1}, final, frame=self.learner.frame)
+            monitor.hparams(self._plain(s), final, frame=self.learner.frame)
             if self.config.evaluation.video:
                 self._film(s, monitor)
 
@@ -207,104 +214,52 @@ class Experiment:
             )
 
         try:
-            made = film(load(self._folders[s].path), make, seed=self.config.evaluation.seed)
+            made = film(load(self._archive.seeds[s].path), make, seed=self.config.evaluation.seed)
         except (UserError, ImportError, EnvironmentFault):
             return  # pictures are a courtesy: not every environment draws, not every machine can
         monitor.video(self.learner.frame, np.stack(made.frames))
 
-    # --------------------------------------------------------------------------------------- folders and checkpoints
-
-    def _open(self, folder: RunFolder | None) -> None:
-        config, learner = self.config, self.learner
-        groups = {name: group_entry(group) for name, group in learner.env.groups.items()}
-        if folder is None:
-            name = (
-                config.train.run
-                or f"{config.env.name.replace(':', '.')}-{config.sharing.name}-{config.algorithm.name}-s{config.seed}"
-            )
-            self.folder = RunFolder.create(unused(Path(config.train.folder) / name), settings.to_dict(config), groups)
-            for seed in learner.seeds if config.seeds > 1 else ():
-                own = settings.to_dict(replace(config, seed=seed, seeds=1))
-                RunFolder.create(self.folder.path / f"seed_{seed}", own, groups)
-        else:
-            self.folder = folder
-            if folder.groups != groups:
-                raise UserError(
-                    f"{folder.path} was trained with other agents, observations or actions than {config.env.name} has now."
-                )
-        self._folders = self.folder.seeds() or [self.folder]
-        if len(self._folders) != config.seeds:
-            raise UserError(f"{self.folder.path} should hold {config.seeds} seeds, but holds {len(self._folders)}.")
-        if folder is not None:
-            self._restore(folder)
-
-    def _restore(self, folder: RunFolder) -> None:
-        checkpoint = folder.latest()
-        if checkpoint is None:
-            return  # killed before its first checkpoint: begin again
-        learner = self.learner
-        states = []
-        for own in self._folders:
-            same = [c for c in own.checkpoints() if c.frame == checkpoint.frame]
-            if not same:
-                raise UserError(f"{own.path} lacks the checkpoint of frame {checkpoint.frame} that {folder.path} has.")
-            states.append(own.load(same[0], ("policy",))["policy"])
-        parts = folder.load(checkpoint, ("optimizer", "state"))
-        learner.load_policies(states)
-        learner.load_optimizer(parts["optimizer"])
-        learner.load_run_state(parts["state"], checkpoint.iteration, bool(folder.meta(checkpoint)["exact"]))
-        self._resumed = checkpoint
-        self._saved = learner.iteration
-
     def _checkpoint(self) -> None:
-        """All seeds' policies first, the joint state last: what a reader finds in the top folder is complete below."""
         learner = self.learner
         if self._saved == learner.iteration:
             return
         with learner.clock("checkpoint"):
-            state, exact = learner.run_state()
-            meta = {"exact": exact, "seeds": learner.seeds}
-            whole = {"optimizer": learner.optimizer_state(), "state": state, "meta": meta}
-            if len(self._folders) > 1:
-                for s, own in enumerate(self._folders):
-                    own.save(learner.frame, learner.iteration, policy=learner.policy_state(s))
-                self.folder.save(learner.frame, learner.iteration, policy={}, **whole)
-            else:
-                self.folder.save(learner.frame, learner.iteration, policy=learner.policy_state(0), **whole)
+            exact = self._archive.save(learner)
             self._saved = learner.iteration
-            for own in {self.folder.path: self.folder, **{f.path: f for f in self._folders}}.values():
-                own.prune(self.config.train.keep_checkpoints)
-            for s, monitor in enumerate(self._monitors):
-                for policy in learner.policies.values():
-                    table = embeddings_of(policy)
-                    if table is not None:
-                        monitor.embeddings(learner.frame, table[s], policy.group.agents, name=policy.group.name)
+            self._project()
             if not exact:
                 learner.restart()
 
-    def _monitor(self, s: int) -> Monitor:
-        labels = [agent for policy in self.learner.policies.values() for agent in policy.group.agents]
-        purge = self._resumed.frame if self._resumed else None
-        return Monitor(
-            self._folders[s].path, tensorboard=self.config.train.tensorboard, labels=labels, purge_step=purge
-        )
+    # ------------------------------------------------------------------------------------------------------- others
 
     def _begin(self) -> None:
-        if self._resumed is not None:
-            return
         self.learner.start()
+        self._project()
         for s, monitor in enumerate(self._monitors):
-            for policy in self.learner.policies.values():
-                table = embeddings_of(policy)
-                if table is not None:
-                    monitor.embeddings(0, table[s], policy.group.agents, name=policy.group.name)
-            plain = settings.to_dict(replace(self.config, seed=self.learner.seeds[s], seeds=1))
-            monitor.text(yaml.safe_dump(plain, sort_keys=False))
-            monitor.hparams(plain)
+            monitor.text(yaml.safe_dump(self._plain(s), sort_keys=False))
+            monitor.hparams(self._plain(s))
+
+    def _monitor(self, s: int) -> Monitor:
+        labels = [agent for policy in self.learner.policies.values() for agent in policy.group.agents]
+        folder, shown = self._archive.seeds[s].path, self.config.train.tensorboard
+        return Monitor(folder, tensorboard=shown, labels=labels, purge_step=self._purge)
+
+    def _project(self) -> None:
+        """Show where the agents' embeddings are."""
+        for policy in self.learner.policies.values():
+            table = embeddings_of(policy)
+            for s, monitor in enumerate(self._monitors if table is not None else ()):
+                assert table is not None
+                monitor.embeddings(self.learner.frame, table[s], policy.group.agents, name=policy.group.name)
+
+    def _plain(self, s: int) -> dict[str, Any]:
+        """The settings of one seed's run, as plain values."""
+        plain: dict[str, Any] = settings.to_dict(replace(self.config, seed=self.learner.seeds[s], seeds=1))
+        return plain
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or termination) ends training after the running iteration, so that what is saved is whole."""
+        """The first Ctrl-C (or termination) ends training after the running iteration: what is saved is whole."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -322,65 +277,33 @@ class Experiment:
                 signal.signal(number, handler)
 
 
-def group_entry(group: Group) -> dict[str, Any]:
-    """A group as JSON; the inverse is `hypermarl.marl.team.group_from`."""
-    entry = asdict(group)
-    return {
-        **entry,
-        "agents": list(entry["agents"]),
-        "action": {k: list(v) if isinstance(v, tuple) else v for k, v in entry["action"].items()},
-    }
+class _Ended:
+    """Episodes that ended since the last row of the log."""
+
+    def __init__(self) -> None:
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def add(self, iteration: Iteration) -> None:
+        new = iteration.episodes
+        found = (new.count, new.length, torch.cat(list(new.returns.values()), -1))
+        old = self._sums
+        self._sums = found if old is None else (old[0] + found[0], old[1] + found[1], old[2] + found[2])
+
+    def take(self) -> tuple[list[float], Tensor, Tensor]:
+        """How many per seed, mean length `[S]` and mean return `[S, N of all groups]`; NaN where none ended."""
+        assert self._sums is not None
+        count, length, returns = (each.cpu() for each in self._sums)
+        self._sums = None
+        return count.tolist(), length / count, returns / count.unsqueeze(-1)
 
 
-def evaluate_policies(policies: dict[str, Policy], config: ExperimentConfig) -> list[Episodes]:
-    """Whole episodes of every seed, played side by side with the frozen policies; the same start states each time."""
-    seeds = config.seeds
-    wanted = config.evaluation.episodes
-    env_config: EnvConfig = config.env
-    each = min(wanted, env_config.num_envs) if env_config.kind == "pettingzoo" else wanted
-    env = envs.make(
-        env_config.kind,
-        env_config.name,
-        num_envs=each * seeds,
-        device=config.device,
-        max_steps=env_config.max_steps,
-        workers=env_config.workers,
-        options=dict(env_config.options),
-    )
-    rng = torch.Generator(env.device).manual_seed(config.evaluation.seed)
-    memories = {n: p.blank_memory(each, seeds).actor for n, p in policies.items() if p.recurrent}
-
-    def act(view: View, fresh: Tensor) -> dict[str, Tensor]:
-        actions = {}
-        for name, policy in policies.items():
-            observation = view.observation[name].unflatten(0, (each, seeds))
-            mask = view.mask[name].unflatten(0, (each, seeds)) if name in view.mask else None
-            if policy.recurrent:
-                begin = fresh.unflatten(0, (1, each, seeds)).unsqueeze(-1).expand(1, *observation.shape[:-1])
-                mask = None if mask is None else mask.unsqueeze(0)
-                parameters, memory = policy.parameters_of(
-                    observation.unsqueeze(0), mask, memory=memories[name], fresh=begin
-                )
-                assert memory is not None
-                memories[name] = memory[0]
-                parameters = {key: value.squeeze(0) for key, value in parameters.items()}
-            else:
-                parameters = policy.parameters_of(observation, mask)[0]
-            if config.evaluation.greedy:
-                action = distributions.mode(policy.distribution, parameters)
-            else:
-                shape = next(iter(parameters.values())).shape
-                action = distributions.sample(
-                    policy.distribution, parameters, distributions.noise_like(policy.distribution, shape, rng)
-                )
-            actions[name] = policy.to_environment(action).flatten(0, 1)
-        return actions
-
-    try:
-        with ExitStack() as stack:
-            for policy in policies.values():
-                stack.enter_context(policy.frozen())
-            played = vectorised.evaluate(env, act, -(-wanted // each) * each * seeds, config.evaluation.seed)
-    finally:
-        env.close()
-    return [played.select(played.environment % seeds == s) for s in range(seeds)]
+def _broken(iteration: Iteration, s: int) -> str:
+    """The terms of seed number `s` that are not finite."""
+    several = len(iteration.terms) > 1
+    found = [
+        f"loss/{name}/{group}" if several else f"loss/{name}"
+        for group, terms in iteration.terms.items()
+        for name in ("policy", "value", "entropy")
+        if not bool(terms[name][s].isfinite())
+    ]
+    return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}" if found else "the gradient norm is"

@@ -18,8 +18,9 @@ from hypermarl.spec import TargetSpec, Weights, WeightSpec
 
 
 class MLPTarget:
-    """`sizes` = (inputs, hidden..., outputs); hidden matrices start orthogonal with gain `gain`, the last with `out_gain`.
+    """`sizes` = (inputs, hidden..., outputs).
 
+    Hidden matrices start orthogonal with gain `gain`, the last one with `out_gain`; biases start at zero.
     `extra` tensors (such as a log standard deviation) are generated beside the layers and left to the caller.
     """
 

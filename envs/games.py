@@ -20,7 +20,7 @@ from .interface import Discrete, EnvironmentFault, Group, Step, View
 from .options import nearest, read_options, whole_number
 
 GROUP = "agents"
-START = -1  # stands for "nobody has chosen yet"
+START = -1  # stands for "nobody has chosen yet", in the state and in what is seen
 
 
 def specialisation(alike: Tensor, agents: int) -> Tensor:
@@ -105,30 +105,29 @@ class MatrixGame:
         return self._view()
 
     def reset_rows(self, rows: Tensor) -> View:
-        self._chosen = self._chosen.masked_fill(rows[:, None], START)
-        self._age = self._age.masked_fill(rows, 0)
+        self._begin(rows)
         return self._view()
 
     def step(self, actions: dict[str, Tensor]) -> Step:
         chosen = actions[GROUP]
-        picked = chosen[:, :, None] == self._choices  # [E, N, N]
+        picked = (chosen[:, :, None] == self._choices).float()  # [E, N, N]
         alike = picked.sum(1).gather(1, chosen)  # [E, N], itself included
-        reward = self._payoff(alike, self._n)
         self._chosen = chosen.clone()
         self._age = self._age + 1
         over = self._age >= self._length if self._length else torch.zeros_like(self._age, dtype=torch.bool)
         late = self._age >= self.max_steps if self.max_steps else torch.zeros_like(over)
         late = late & ~over
         done = over | late
-        last = self._view(picked)
-        view = self.reset_rows(done) if self.auto_reset else last
-        shape = chosen.shape
+        last = view = self._show(picked)
+        if self.auto_reset:
+            self._begin(done)
+            view = self._show(picked.masked_fill(done[:, None, None], START))
         return Step(
-            view=view,
-            reward={GROUP: reward},
-            terminated={GROUP: over[:, None].expand(shape)},
-            truncated={GROUP: late[:, None].expand(shape)},
-            final=last.observation,
+            view=View({GROUP: view}),
+            reward={GROUP: self._payoff(alike, self._n)},
+            terminated={GROUP: over[:, None].expand(chosen.shape)},
+            truncated={GROUP: late[:, None].expand(chosen.shape)},
+            final={GROUP: last},
             done=done,
         )
 
@@ -151,14 +150,20 @@ class MatrixGame:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _view(self, picked: Tensor | None = None) -> View:
+    def _begin(self, rows: Tensor) -> None:
+        self._chosen = self._chosen.masked_fill(rows[:, None], START)
+        self._age = self._age.masked_fill(rows, 0)
+
+    def _view(self) -> View:
+        picked = (self._chosen[:, :, None] == self._choices).float()
+        return View({GROUP: self._show(picked.masked_fill(self._chosen[:, :, None] == START, START))})
+
+    def _show(self, picked: Tensor) -> Tensor:
+        """`picked [E, N, N]` as what each agent sees: `[E, N, O]`, one row of memory for all of them."""
         if not self._temporal:
-            return View({GROUP: self._still})
-        if picked is None:
-            picked = self._chosen[:, :, None] == self._choices
-        seen = torch.where(self._chosen[:, :, None] == START, -1.0, picked.float())  # [E, N, N]
-        seen = seen.reshape(self.num_envs, 1, self._n * self._n)
-        return View({GROUP: seen.expand(self.num_envs, self._n, self._n * self._n)})
+            return self._still
+        seen = picked.reshape(self.num_envs, 1, self._n * self._n)
+        return seen.expand(self.num_envs, self._n, self._n * self._n)
 
 
 def make(

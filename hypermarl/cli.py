@@ -6,7 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -64,7 +64,9 @@ Words = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")]
 EnvWords = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ENV=...", help="Another environment: env=..., env.options.<name>=... (default: the run's own)."),
+    typer.Argument(
+        metavar="ENV=...", help="Another environment: env=..., env.options.<name>=... (default: the run's own)."
+    ),
 ]
 RunSeed = Annotated[int | None, typer.Option(help="Which team of a run that trained several seeds.")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="Draw actions from the policy instead of the likeliest.")]
@@ -86,7 +88,9 @@ class Format(StrEnum):
 @app.command(epilog="Example: hypermarl train env=vmas/dispersion sharing=hyper_mlp algorithm=ippo seed=3 device=cuda")
 def train(
     words: Words = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and parameter counts, do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings and parameter counts, do nothing.")
+    ] = False,
 ) -> None:
     """Train a team. Presets are chosen by name (see `list`), every other setting by its dotted key (see --dry-run)."""
     experiment = read_experiment(words or [])
@@ -101,7 +105,9 @@ def train(
 @app.command()
 def resume(
     run: Run,
-    frames: Annotated[int | None, typer.Option(min=1, help="Train to this frame instead of the one first asked for.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Train to this frame instead of the one first asked for.")
+    ] = None,
 ) -> None:
     """Continue a run from its newest checkpoint, as if it had never stopped."""
     from hypermarl.marl.train import Experiment
@@ -131,7 +137,7 @@ def evaluate(
     found = evaluate_run(
         run,
         env=read_env(words or [], run),
-        forms=FORMS if form == Form.both else [form.value],
+        forms=[each for each in FORMS if form in (each, Form.both)],
         episodes=episodes,
         seed=seed,
         run_seed=run_seed,
@@ -139,9 +145,10 @@ def evaluate(
         device=device,
     )
     files = list(found.files)
-    for name, content in found.documents.items() if json else ():
-        place = json if len(found.documents) == 1 else json.with_name(f"{json.stem}-{name}{json.suffix}")
-        files.append(write_json(place, content))
+    if json is not None:
+        several = len(found.documents) > 1
+        for name, content in found.documents.items():
+            files.append(write_json(json.with_stem(f"{json.stem}-{name}") if several else json, content))
     Console(highlight=False).print(found.table())
     for file in files:
         print(f"wrote {file}")
@@ -177,8 +184,8 @@ def export(
     run_seed: RunSeed = None,
 ) -> None:
     """Write each agent's generated weights as a plain network that needs no hypernetwork, and no HyperMARL, to run."""
-    from hypermarl import load
     from hypermarl.marl.export import export as write
+    from hypermarl.marl.team import load
 
     formats = {Format.onnx: ["onnx"], Format.torch: ["pt2"], Format.both: ["pt2", "onnx"]}[format]
     for file in write(load(run, run_seed), out, formats=formats):

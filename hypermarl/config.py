@@ -127,7 +127,9 @@ def _hydra(words: list[str]) -> dict[str, Any]:
         try:
             several = parser.parse_override(word).is_sweep_override()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{shown!r} cannot be read: {_line(error)}. Text with special characters goes in quotes, \"key='...'\".") from error
+            raise UserError(
+                f"{shown!r} cannot be read: {_line(error)}. Text with special characters goes in quotes, \"key='...'\"."
+            ) from error
         if several:
             raise UserError(f"{shown!r} gives several values; a list is written [1,2], several seeds are seeds=N.")
     before = Singleton.get_state()

@@ -212,7 +212,9 @@ class RunFolder:
 
     def seeds(self) -> list[RunFolder]:
         """The runs of the single seeds of a run with `seeds=K`, in order; empty for a run of one seed."""
-        numbered = {int(path.name.removeprefix("seed_")): path for path in self.path.glob("seed_*") if path.name[5:].isdigit()}
+        numbered = {
+            int(path.name.removeprefix("seed_")): path for path in self.path.glob("seed_*") if path.name[5:].isdigit()
+        }
         return [RunFolder.open(numbered[number]) for number in sorted(numbered)]
 
     @property
@@ -312,7 +314,9 @@ def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if isinstance(number, bool) or not isinstance(number, int):
         raise UserError(f"{path} was not written by HyperMARL: it names no format.")
     if number > FORMAT:
-        raise UserError(f"{path} has format {number}, newer than this version of HyperMARL reads ({FORMAT}); upgrade it.")
+        raise UserError(
+            f"{path} has format {number}, newer than this version of HyperMARL reads ({FORMAT}); upgrade it."
+        )
 
 
 def _size(path: Path) -> int:

@@ -59,7 +59,7 @@ MODULES = modules()
 
 def part(module: str) -> str:
     """`hypermarl.marl.train` -> `marl`."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def imports(module: str, path: Path) -> Iterator[str]:

@@ -205,7 +205,9 @@ def test_export_writes_networks(say, trained: Path, tmp_path: Path) -> None:  # 
         (["bogus"], ["bogus"]),
     ],
 )
-def test_a_mistake_is_named_exits_with_2_and_writes_nothing(say, tmp_path: Path, words: list[str], parts: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_named_exits_with_2_and_writes_nothing(
+    say, tmp_path: Path, words: list[str], parts: list[str]
+) -> None:  # type: ignore[no-untyped-def]
     said = say(*words)
     assert said.code == 2 and said.out == ""
     assert all(part in said.err for part in parts), said.err
@@ -337,12 +339,16 @@ def test_help_lists_every_command(say) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_help_and_list_do_not_wait_for_torch() -> None:
-    script = "import sys; from hypermarl import cli\ntry: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    script = (
+        "import sys; from hypermarl import cli\ntry: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
     for words in (["--help"], ["train", "--help"], ["list", "envs"]):
         subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
 
 
 def test_python_m_hypermarl_is_the_command(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "hypermarl", "list", "sharing"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "hypermarl", "list", "sharing"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0 and "sharing=hyper_mlp" in done.stdout
     assert os.listdir(tmp_path) == []

@@ -71,20 +71,33 @@ def test_every_preset_has_a_line_to_list(group: str) -> None:
 
 def test_the_presets_asked_for_exist() -> None:
     assert set(settings.groups()) == {"env", "sharing", "algorithm", "model"}
-    assert {"shared", "shared_id", "independent", "hyper_linear", "hyper_mlp", "hyper_low_rank", "hyper_chunked"} <= set(
-        settings.presets("sharing")
-    )
+    assert {
+        "shared",
+        "shared_id",
+        "independent",
+        "hyper_linear",
+        "hyper_mlp",
+        "hyper_low_rank",
+        "hyper_chunked",
+    } <= set(settings.presets("sharing"))
     assert experiment(DISPERSION, "model=gru").model.recurrent
     assert experiment(DISPERSION, "algorithm=mappo").algorithm.centralised
 
 
 def test_dispersion_is_the_papers() -> None:
     config = experiment(DISPERSION)
-    env = envs.make(config.env.kind, config.env.name, num_envs=2, max_steps=config.env.max_steps, options=config.env.options)
+    env = envs.make(
+        config.env.kind, config.env.name, num_envs=2, max_steps=config.env.max_steps, options=config.env.options
+    )
     (group,) = env.groups.values()
     assert (len(group.agents), group.observation, group.action) == (4, 16, Discrete(9))
     assert env.max_steps == 100
-    assert (config.env.num_envs, config.train.steps, config.algorithm.epochs, config.algorithm.minibatches) == (16, 128, 4, 2)
+    assert (config.env.num_envs, config.train.steps, config.algorithm.epochs, config.algorithm.minibatches) == (
+        16,
+        128,
+        4,
+        2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +115,9 @@ def test_dispersion_is_the_papers() -> None:
 )
 def test_navigation_is_the_papers(name: str, agents: int, goals: int, clip: float) -> None:
     config = experiment(f"env=vmas/navigation_{name}")
-    env = envs.make(config.env.kind, config.env.name, num_envs=2, max_steps=config.env.max_steps, options=config.env.options)
+    env = envs.make(
+        config.env.kind, config.env.name, num_envs=2, max_steps=config.env.max_steps, options=config.env.options
+    )
     (group,) = env.groups.values()
     assert len(group.agents) == agents and isinstance(group.action, Continuous)
     assert group.observation == 4 + 2 * agents  # no lidar: collisions are off; every agent's goal is seen
@@ -211,7 +226,9 @@ def test_an_unknown_environment_names_the_nearest() -> None:
         compose(["env=games/specialization"])  # without a parser only presets are known
 
 
-def test_composing_leaves_the_process_and_another_hydra_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_composing_leaves_the_process_and_another_hydra_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hydra import compose as outer_compose
     from hydra import initialize_config_dir
 
@@ -300,7 +317,9 @@ def test_what_is_written_as_json_is_built_again(config: Outer) -> None:
 
 
 def test_an_experiment_goes_through_json_unchanged() -> None:
-    config = experiment("env=vmas/navigation_8_mixed", "sharing=hyper_mlp_paper", "algorithm=mappo", "seeds=3", "train.run=a")
+    config = experiment(
+        "env=vmas/navigation_8_mixed", "sharing=hyper_mlp_paper", "algorithm=mappo", "seeds=3", "train.run=a"
+    )
     assert build(ExperimentConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 

@@ -108,7 +108,13 @@ def test_pins_satisfy_the_ranges_and_cover_every_direct_dependency() -> None:
         assert requirement.specifier.contains(pins[name]), requirement
 
 
-PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core", "omegaconf": "hydra-core", "imageio_ffmpeg": "imageio-ffmpeg"}
+PACKAGE_OF = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "omegaconf": "hydra-core",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+}
 
 
 def test_every_package_that_is_imported_is_asked_for() -> None:

@@ -31,7 +31,9 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def save(run: RunFolder, frame: int, value: float = 1.0) -> runs.Checkpoint:
-    return run.save(frame, frame // 10, policy=tensors(value), optimizer=tensors(-value), meta={"rng": "abc", "lr": 0.5})
+    return run.save(
+        frame, frame // 10, policy=tensors(value), optimizer=tensors(-value), meta={"rng": "abc", "lr": 0.5}
+    )
 
 
 def damage(path: Path) -> None:

@@ -129,7 +129,7 @@ class VmasEnv:
         if self._tens != self._clock // _RENEWAL:
             self._tens = self._clock // _RENEWAL
             self._taken.zero_()
-        for turn in self._taken[rows].unique().tolist():
+        for turn in range(int((self._taken * rows).max()) + 1):
             chosen = rows & (self._taken == turn)
             now = (self._seed, self._tens, turn)
             if self._pool is None:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors as _flatten
+from torch._utils import _unflatten_dense_tensors as _unflatten
 
 from .interface import Discrete
 from .vmas_simulation import Simulation, Stream
@@ -120,11 +122,16 @@ def _items(children: Any) -> list[tuple[Any, Any]]:
 
 
 class RowCopy:
-    """Copies rows of one simulation into another of the same scenario and size."""
+    """Copies rows of one simulation into another of the same scenario and size.
+
+    There are some fifty to a hundred tensors, most of them small: they are laid end to end by type, so that a copy is
+    a handful of operations and not one for each.
+    """
 
     def __init__(self, source: Simulation, target: Simulation, paths: Iterable[str]) -> None:
         theirs, ours = Memory(source.scenario).tensors, Memory(target.scenario).tensors
         self._pairs = [(theirs[path], ours[path]) for path in paths]
+        self._rows: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, rows: Tensor) -> None:
         """Overwrite the rows of the target where `rows [E]` (bool) is true.
@@ -132,17 +139,32 @@ class RowCopy:
         Tensors are replaced, not written into: some are views without memory of their own, some are shared with what
         was never meant to change. Two names of one tensor stay two names of one.
         """
-        done: dict[tuple[int, int], Tensor] = {}
-        masks = {1: rows}
+        places: dict[tuple[int, int], list[Slot]] = {}
+        kinds: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
         for source, target in self._pairs:
-            new, old = source.read(), target.read()
-            key = (id(new), id(old))
-            if key not in done:
-                mask = masks.get(old.ndim)
-                if mask is None:
-                    mask = masks[old.ndim] = rows.view(-1, *[1] * (old.ndim - 1))
-                done[key] = torch.where(mask, new if new.dtype == old.dtype else new.to(old.dtype), old)
-            target.write(done[key])
+            pair = source.read(), target.read()
+            key = id(pair[0]), id(pair[1])
+            if key in places:
+                places[key].append(target)
+            else:
+                places[key] = [target]
+                kinds.setdefault(pair[1].dtype, []).append(pair)
+        for dtype, pairs in kinds.items():
+            fresh = [new if new.dtype == dtype else new.to(dtype) for new, _ in pairs]
+            worn = [old for _, old in pairs]
+            mixed = torch.where(self._spread(rows, worn), _flatten(fresh), _flatten(worn))
+            for pair, part in zip(pairs, _unflatten(mixed, worn), strict=True):
+                for slot in places[id(pair[0]), id(pair[1])]:
+                    slot.write(part)
+
+    def _spread(self, rows: Tensor, tensors: list[Tensor]) -> Tensor:
+        """`rows [E]` for every number of `tensors` laid end to end."""
+        sizes = tuple(tensor.numel() for tensor in tensors)
+        if sizes not in self._rows:
+            count = len(rows)
+            each = [torch.arange(count, device=rows.device).repeat_interleave(size // count) for size in sizes]
+            self._rows[sizes] = torch.cat(each)
+        return rows[self._rows[sizes]]
 
 
 def save(simulation: Simulation, start: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The command `hypermarl`: settings as `key=value` words, one sentence for what went wrong, torch loaded only when needed."""
+"""The command `hypermarl`: settings as `key=value` words, mistakes in one sentence, torch loaded only when needed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -136,7 +136,7 @@ def evaluate(
 
     found = evaluate_run(
         run,
-        env=read_env(words or [], run),
+        env=env_for(run, words or []),
         forms=[each for each in FORMS if form in (each, Form.both)],
         episodes=episodes,
         seed=seed,
@@ -169,7 +169,7 @@ def render(
     """Film a team."""
     from hypermarl.marl.render import render_run
 
-    env = read_env(words or [], run)
+    env = env_for(run, words or [])
     made = render_run(
         run, out, env=env, episodes=episodes, seed=seed, run_seed=run_seed, fps=fps, greedy=not sampled, device=device
     )
@@ -190,6 +190,28 @@ def export(
     formats = {Format.onnx: ["onnx"], Format.torch: ["pt2"], Format.both: ["pt2", "onnx"]}[format]
     for file in write(load(run, run_seed), out, formats=formats):
         print(f"wrote {file}")
+
+
+@app.command(epilog="Example: hypermarl doctor env=my_package.my_module:make")
+def doctor(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ENV=...", help="env=..., env.options.<name>=...", autocompletion=_complete),
+    ] = None,
+) -> None:
+    """Try an environment and say in plain words what is wrong with it; exits with 2 if it cannot be trained on."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from hypermarl.envs.doctor import examine
+
+    env = read_env(words or [])
+    findings = examine(env.kind, env.name, options=env.options, max_steps=env.max_steps)
+    marks = {"ok": "[green]fine[/]   ", "warning": "[yellow]look at[/]", "fault": "[red]mend[/]   "}
+    for finding in findings:
+        Console(highlight=False).print(f"{marks[finding.level]}  {escape(finding.sentence)}", soft_wrap=True)
+    if any(finding.level == "fault" for finding in findings):
+        raise typer.Exit(2)
 
 
 @app.command("list")
@@ -225,25 +247,29 @@ def read_experiment(words: list[str]) -> ExperimentConfig:
     return settings.build(ExperimentConfig, settings.compose(words, parse))
 
 
-def read_env(words: list[str], run: Path) -> EnvConfig | None:
-    """The environment of `env=...` and `env.<key>=...` words; without `env=`, the run's own with the keys changed."""
+def read_env(words: list[str], own: dict[str, Any] | None = None) -> EnvConfig:
+    """The environment of `env=...` and `env.<key>=...` words; without `env=`, `own` with those keys changed."""
     from hypermarl.envs import parse
-    from hypermarl.marl.settings import EnvConfig, ExperimentConfig
-    from hypermarl.runs import RunFolder
+    from hypermarl.marl.settings import EnvConfig
 
-    if not words:
-        return None
     for word in words:
         key = word.partition("=")[0]
         if key.partition(".")[0] != "env":
             raise UserError(f"{key!r} cannot be set here, only env=... and env.<name>=...")
     given = settings.compose(words, parse)["env"]
-    if any(word.startswith("env=") for word in words):
-        return settings.build(EnvConfig, given, "env")
+    if own is not None and not any(word.startswith("env=") for word in words):
+        given = {**own, **given, "options": {**own.get("options", {}), **given.get("options", {})}}
+    return settings.build(EnvConfig, given, "env")
+
+
+def env_for(run: Path, words: list[str]) -> EnvConfig | None:
+    """Where a run's team is to play: None for its own environment, unless `words` change or replace that."""
+    from hypermarl.runs import RunFolder
+
+    if not words:
+        return None
     folder = run.parent.parent if run.parent.name == "checkpoints" else run
-    own = settings.to_dict(settings.build(ExperimentConfig, RunFolder.open(folder).config).env)
-    options = own["options"] | given.get("options", {})
-    return settings.build(EnvConfig, own | given | {"options": options}, "env")
+    return read_env(words, RunFolder.open(folder).config["env"])
 
 
 def show_result(result: Result, experiment: ExperimentConfig) -> None:

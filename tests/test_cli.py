@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, what it leaves, and one sentence with code 2 for what was wrong."""
+"""The command line as a user meets it: what it prints, what it leaves, and one sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -132,18 +132,18 @@ def test_evaluate_writes_one_file_per_form(say, trained: Path, tmp_path: Path) -
 
 
 def test_environment_words_change_the_runs_own_environment_or_replace_it(trained: Path) -> None:
-    own = cli.read_env(["env.options.episode_steps=3", "env.num_envs=2"], trained)
+    own = cli.env_for(trained, ["env.options.episode_steps=3", "env.num_envs=2"])
     assert own is not None
     assert (own.name, own.num_envs) == ("specialisation", 2)
     assert own.options == {"n_agents": 4, "temporal": True, "episode_steps": 3}
-    other = cli.read_env(["env=vmas/balance", "env.options.n_agents=3"], trained)
+    other = cli.env_for(trained, ["env=vmas/balance", "env.options.n_agents=3"])
     assert other is not None
     assert (other.kind, other.name, other.options) == ("vmas", "balance", {"n_agents": 3})
-    assert cli.read_env([], trained) is None
+    assert cli.env_for(trained, []) is None
     checkpoint = next((trained / "checkpoints").iterdir())
-    assert cli.read_env(["env.num_envs=2"], checkpoint) == cli.read_env(["env.num_envs=2"], trained)
+    assert cli.env_for(checkpoint, ["env.num_envs=2"]) == cli.env_for(trained, ["env.num_envs=2"])
     with pytest.raises(UserError, match="'seed'"):
-        cli.read_env(["seed=3"], trained)
+        cli.env_for(trained, ["seed=3"])
 
 
 def test_resume_trains_on(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -178,6 +178,52 @@ def test_export_writes_networks(say, trained: Path, tmp_path: Path) -> None:  # 
     }
 
 
+SICK = """
+from pettingzoo import ParallelEnv
+from gymnasium import spaces
+import numpy as np
+
+class Sick(ParallelEnv):
+    metadata = {"name": "sick_v0"}
+    possible_agents = ["a", "b"]
+
+    def observation_space(self, agent):
+        return spaces.Box(-1, 1, (3,))
+
+    def action_space(self, agent):
+        return spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        return {agent: np.zeros(3, np.float32) for agent in self.agents}, {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        seen = {agent: np.zeros(3, np.float32) for agent in self.agents}
+        rewards = {"a": 0.0, "b": float("nan")}
+        no = dict.fromkeys(self.agents, False)
+        return seen, rewards, no, no, {agent: {} for agent in self.agents}
+
+def make(**options):
+    return Sick()
+"""
+
+
+def test_doctor_says_what_is_wrong_and_training_refuses_it(
+    say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "sick.py").write_text(SICK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = say("doctor", "env=sick:make")
+    assert said.code == 2 and re.search(r"^mend .*'b'.*NaN", said.out, re.MULTILINE)
+    said = say("train", "env=sick:make", *SMALL, "env.max_steps=10", "env.num_envs=2")
+    assert said.code == 2 and re.fullmatch(r"error: .*'b'.*NaN.*\n", said.err)
+
+
+def test_doctor_finds_our_own_environment_sound(say) -> None:  # type: ignore[no-untyped-def]
+    said = say("doctor", "env=games/specialisation", "env.options.n_agents=3")
+    assert said.code == 0 and "mend" not in said.out and "3 agents" in said.out
+
+
 # ------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -202,6 +248,8 @@ def test_export_writes_networks(say, trained: Path, tmp_path: Path) -> None:  # 
         (["export", "nowhere", "--out", "x"], ["nowhere"]),
         (["evaluate", "nowhere", "--episodes", "0"], ["episodes"]),
         (["evaluate", "nowhere", "--form", "both_"], ["form"]),
+        (["doctor"], ["env="]),
+        (["doctor", "seed=3"], ["seed"]),
         (["bogus"], ["bogus"]),
     ],
 )

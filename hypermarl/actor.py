@@ -34,7 +34,7 @@ class GeneratedActor(nn.Module):
         self.conditioner = conditioner
         self.generator = generator
         self.target = target
-        self._frozen: Weights | None = None
+        self._given: Weights | None = None
 
     def weights(self, who: Tensor | None = None) -> Weights:
         """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]` or features `[N, f]`."""
@@ -42,17 +42,32 @@ class GeneratedActor(nn.Module):
         return generated
 
     def forward(self, inputs: Any, weights: Weights | None = None) -> Any:
-        """Apply `weights`, else the frozen ones, else freshly generated ones."""
-        if weights is None:
-            weights = self._frozen if self._frozen is not None else self.weights()
-        return self.target.apply(weights, inputs)
+        """Apply `weights`, by default the current ones."""
+        return self.target.apply(self.current() if weights is None else weights, inputs)
+
+    def current(self) -> Weights:
+        """The weights of the `using` or `frozen` block we are in; outside of them, freshly generated ones."""
+        return self.weights() if self._given is None else self._given
+
+    @contextmanager
+    def using(self, weights: Weights) -> Iterator[Weights]:
+        """Apply `weights` in every forward inside."""
+        before, self._given = self._given, weights
+        try:
+            yield weights
+        finally:
+            self._given = before
 
     @contextmanager
     def frozen(self) -> Iterator[Weights]:
-        """Generate once, without gradient, and use it for every forward inside: a rollout, an evaluation."""
+        """Generate once, without gradient, for every forward inside: a rollout, an evaluation.
+
+        Inside another such block nothing is generated: its weights stay in use.
+        """
+        if self._given is not None:
+            yield self._given
+            return
         with torch.no_grad():
-            self._frozen = self.weights()
-        try:
-            yield self._frozen
-        finally:
-            self._frozen = None
+            weights = self.weights()
+        with self.using(weights):
+            yield weights

@@ -56,9 +56,11 @@ class AgentTable(nn.Module):
 
     @torch.no_grad()
     def add(self, embedding: Tensor) -> int:
-        """Append agents `[*lead, k, d]` (or `[d]`), for instance a mixture of known ones; returns the first new id."""
-        rows = embedding.to(self.weight).reshape(*self.weight.shape[:-2], -1, self.dim)
+        """Append agents `[*lead, k, d]`, or one `[d]`, such as a mixture of known ones; returns the first new id."""
+        rows = embedding.to(self.weight)
+        rows = rows.unsqueeze(0) if rows.ndim == 1 else rows
         first = self.weight.shape[-2]
+        rows = rows.expand(*self.weight.shape[:-2], *rows.shape[-2:])
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows], -2))
         return first
 

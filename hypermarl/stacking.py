@@ -16,15 +16,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def stacked(modules: Sequence[M]) -> M:
-    """One module with every parameter and floating buffer `[S, *shape]`."""
+    """One module with every parameter and saved buffer `[S, *shape]`; other buffers are constants, and stay.
+
+    Plain modules and the stacked one then hold the same names, so that `slice_of` and `join` go back and forth.
+    """
     whole = copy.deepcopy(modules[0])
+    saved = whole.state_dict().keys()
     owners = [dict(module.named_modules(remove_duplicate=False)) for module in modules]
     for path, owner in list(whole.named_modules()):
         for name, parameter in list(owner.named_parameters(recurse=False)):
             pieces = [getattr(each[path], name).detach() for each in owners]
             setattr(owner, name, nn.Parameter(torch.stack(pieces), requires_grad=parameter.requires_grad))
-        for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.is_floating_point() and buffer.numel():
+        for name, _ in list(owner.named_buffers(recurse=False)):
+            if f"{path}.{name}".removeprefix(".") in saved:
                 setattr(owner, name, torch.stack([getattr(each[path], name) for each in owners]))
     return whole
 

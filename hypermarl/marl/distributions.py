@@ -12,9 +12,19 @@ import math
 import torch
 from torch import Tensor
 
+from hypermarl.spec import Weights
+
 Parameters = dict[str, Tensor]
 KINDS = ("categorical", "normal", "tanh_normal")
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def read(kind: str, outputs: Tensor, weights: Weights, legal: Tensor | None = None) -> Parameters:
+    """What a network's outputs `[..., N, A]` (and its generated `log_std`) say; `legal` is the action mask."""
+    if kind == "categorical":
+        return {"logits": masked(outputs, legal)}
+    return {"loc": outputs, "log_std": weights["log_std"].expand_as(outputs)}
 
 
 def masked(logits: Tensor, legal: Tensor | None) -> Tensor:
@@ -28,7 +38,8 @@ def masked(logits: Tensor, legal: Tensor | None) -> Tensor:
 def noise_like(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     """What `sample` consumes: minus the log of exponential noise (Gumbel) or normal noise, `[..., N, A]`."""
     if kind == "categorical":
-        return -torch.empty(shape, device=rng.device).exponential_(generator=rng).log_()
+        # A zero would make infinite noise, which chooses any action, illegal ones too.
+        return -torch.empty(shape, device=rng.device).exponential_(generator=rng).clamp_(min=_TINY).log_()
     return torch.randn(shape, device=rng.device, generator=rng)
 
 

@@ -6,6 +6,7 @@ Letters: `S` seeds, `E` environments per seed, `T` steps of a rollout.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +54,11 @@ class Learner:
             workers=env.workers,
             options=dict(env.options),
         )
-        self.policies: dict[str, Policy] = build_policies(config, self.env.groups, self.seeds)
+        try:
+            self.policies: dict[str, Policy] = build_policies(config, self.env.groups, self.seeds)
+        except BaseException:
+            self.env.close()
+            raise
         for policy in self.policies.values():
             policy.to(self.device)
         self.optimizer = torch.optim.Adam(
@@ -91,9 +96,14 @@ class Learner:
         if self.config.algorithm.anneal_lr:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.algorithm.lr * max(0.0, 1.0 - self.iteration / self.iterations)
-        batches, episodes = self.collector.collect(self.rngs, self.clock)
+        with ExitStack() as stack:
+            with self.clock("generation"):  # once for acting and judging what was done
+                for policy in self.policies.values():
+                    stack.enter_context(policy.frozen())
+            batches, episodes = self.collector.collect(self.rngs, self.clock)
+            with self.clock("update"):
+                samples = prepare(self.policies, batches, self.config.algorithm, self.config.train.micro_batch)
         with self.clock("update"):
-            samples = prepare(self.policies, batches, self.config.algorithm, self.config.train.micro_batch)
             terms, norm = self._update(samples)
         self.iteration += 1
         return Iteration(episodes, terms, norm, batches, samples)
@@ -101,11 +111,6 @@ class Learner:
     def _update(self, samples: Mapping[str, Samples]) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
         settings = self.config.algorithm
         rows = next(iter(samples.values())).rows()
-        if settings.minibatches > rows:
-            raise UserError(
-                f"A recurrent policy learns from whole sequences: {rows} environments are too few for "
-                f"algorithm.minibatches={settings.minibatches}."
-            )
         parameters = [list(policy.parameters()) for policy in self.policies.values()]
         sums = {name: torch.zeros(len(TERMS), len(self.seeds), device=self.device) for name in samples}
         norm = torch.zeros(len(self.seeds), device=self.device)

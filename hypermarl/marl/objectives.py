@@ -141,7 +141,6 @@ def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int)
     """Critic outputs `[T+1, E, S, N]` and, where somebody was truncated at t, `[E, S, N]` of the final observations."""
     observations = {n: b.observation for n, b in batches.items()}
     batch = batches[name]
-    finals = {t: {n: b.final[t] for n, b in batches.items()} for t in batch.final}
     if policy.recurrent:
         assert batch.memory is not None
         inputs = policy.critic_inputs(observations)
@@ -149,20 +148,26 @@ def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int)
         value, memories = policy.values(inputs, memory=batch.memory.critic, fresh=fresh)
         assert memories is not None
         final_values = {}
-        for t, final in finals.items():
-            last = policy.critic_inputs(final).unsqueeze(0)
+        for t in batch.final:
+            last = policy.critic_inputs({n: b.final[t] for n, b in batches.items()}).unsqueeze(0)
             kept = torch.zeros(last.shape[:-1], dtype=torch.bool, device=last.device)
             final_values[t] = policy.values(last, memory=memories[t], fresh=kept)[0].squeeze(0)
         return value, final_values
-    pieces = max(1, chunk // batch.observation.shape[1])
-    steps = batch.observation.shape[0]
+    steps, envs, seeds = batch.observation.shape[:3]
+    pieces = max(1, chunk // (envs * seeds))
     value = torch.cat(
         [
             policy.values(policy.critic_inputs({n: o[t : t + pieces] for n, o in observations.items()}))[0]
             for t in range(0, steps, pieces)
         ]
     )
-    return value, {t: policy.values(policy.critic_inputs(final))[0] for t, final in finals.items()}
+    final_values = {}
+    times = list(batch.final)
+    for start in range(0, len(times), pieces):
+        now = times[start : start + pieces]
+        stacked = {n: torch.stack([b.final[t] for t in now]) for n, b in batches.items()}
+        final_values |= dict(zip(now, policy.values(policy.critic_inputs(stacked))[0], strict=True))
+    return value, final_values
 
 
 def normalise(advantage: Tensor, weight: Tensor | None, how: str) -> Tensor:

@@ -76,8 +76,9 @@ class ValueNorm(nn.Module):
         count = weight.sum(axes).clamp(min=1.0).double()
         mean = (returns * weight).sum(axes).double() / count
         square = (returns.square() * weight).sum(axes).double() / count
+        known = square.isfinite()  # a seed whose returns are not is about to be stopped, and to be saved as it was
         for buffer, value in ((self.mean, mean), (self.square, square), (self.trust, torch.ones_like(mean))):
-            buffer.mul_(self.beta).add_(value, alpha=1.0 - self.beta)
+            buffer.copy_(torch.where(known, buffer * self.beta + value * (1.0 - self.beta), buffer))
 
 
 class Policy(nn.Module):
@@ -113,8 +114,7 @@ class Policy(nn.Module):
         low, high = (action.low, action.high) if isinstance(action, Continuous) else ((), ())
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32), persistent=False)
-        # Integer, so that stacking seeds leaves it alone.
-        self.register_buffer("identity", torch.eye(len(group.agents), dtype=torch.int64), persistent=False)
+        self.register_buffer("identity", torch.eye(len(group.agents)), persistent=False)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -145,8 +145,7 @@ class Policy(nn.Module):
         Recurrent policies take a time axis first: observation `[T, *batch, S, N, O]`, `fresh [T, *batch, S, N]`,
         `memory [*batch, S, N, H]`, and return memories after every step.
         """
-        if weights is None:
-            weights = self.actor._frozen if self.actor._frozen is not None else self.actor.weights()
+        weights = self.actor.current() if weights is None else weights
         inputs = self.with_id(observation)
         memories: Tensor | None = None
         if self.recurrent:
@@ -155,9 +154,7 @@ class Policy(nn.Module):
             outputs, memories = self.actor(History(inputs, memory, fresh), weights)
         else:
             outputs = self.actor(inputs, weights)
-        if self.distribution == "categorical":
-            return {"logits": distributions.masked(outputs, mask)}, memories
-        return {"loc": outputs, "log_std": weights["log_std"].expand_as(outputs)}, memories
+        return distributions.read(self.distribution, outputs, weights, mask), memories
 
     def values(
         self,
@@ -210,7 +207,7 @@ def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: st
     everybody = sum(len(g.agents) * g.observation for g in groups.values())
     critic_inputs = everybody if config.algorithm.centralised else group.observation
     distribution = _distribution(config, group)
-    # A generator without a base cannot share a tensor; there, nothing is shared.
+    # Without a base agents have nothing in common on purpose, not even what other modes share.
     can_share = sharing.generator.base
     extra: tuple[WeightSpec, ...] = ()
     if distribution != "categorical":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +35,10 @@ class SharingConfig:
     share_embedding: bool = True  # actor and critic read one table
     share_log_std: bool = True  # one log standard deviation for all agents of a group
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+    def __post_init__(self) -> None:
+        if self.generator.head == "chunked" and self.conditioning == "one_hot" and not self.generator.trunk:
+            raise UserError("sharing.generator.head=chunked needs features: give it a trunk, or another conditioning.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 50  # iterations
     keep_checkpoints: int = 3
     log_every: int = 1  # iterations
-    diagnose_every: int = 20  # iterations between diversity, gradient cosine, weight spread
+    diagnose_every: int = 20  # iterations between diversity, gradient cosine, weight spread; 0 = never
     micro_batch: int = 2048  # rows (environment steps) per forward and backward; gradients are accumulated
     threads: int = 1
     folder: str = "runs"
@@ -124,24 +129,59 @@ class ExperimentConfig:
         return list(range(self.seed, self.seed + self.seeds))
 
     def __post_init__(self) -> None:
-        positive = {
-            "env.num_envs": self.env.num_envs,
-            "train.frames": self.train.frames,
-            "train.steps": self.train.steps,
-            "train.checkpoint_every": self.train.checkpoint_every,
-            "train.log_every": self.train.log_every,
-            "train.micro_batch": self.train.micro_batch,
-            "algorithm.epochs": self.algorithm.epochs,
-            "algorithm.minibatches": self.algorithm.minibatches,
+        self._check_ranges()
+        rows = self.env.num_envs * (1 if self.model.recurrent else self.train.steps)
+        if self.algorithm.minibatches > rows:
+            whole = ", since a recurrent policy learns from whole sequences" if self.model.recurrent else ""
+            raise UserError(
+                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout{whole}."
+            )
+        if self.algorithm.objective == "torchrl" and (self.seeds > 1 or self.model.recurrent):
+            raise UserError("algorithm.objective=torchrl trains one seed at a time, without memory; use objective=ppo.")
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers with which nothing could work."""
+        env, train, algorithm, model, evaluation = self.env, self.train, self.algorithm, self.model, self.evaluation
+        at_least_one: dict[str, float | None] = {
+            "env.num_envs": env.num_envs,
+            "env.max_steps": env.max_steps,
+            "env.workers": env.workers,
+            "sharing.embedding": self.sharing.embedding,
+            "model.actor": min(model.actor, default=None),
+            "model.critic": min(model.critic, default=None),
+            "model.hidden": model.hidden,
+            "algorithm.epochs": algorithm.epochs,
+            "algorithm.minibatches": algorithm.minibatches,
+            "train.frames": train.frames,
+            "train.steps": train.steps,
+            "train.checkpoint_every": train.checkpoint_every,
+            "train.keep_checkpoints": train.keep_checkpoints,
+            "train.log_every": train.log_every,
+            "train.micro_batch": train.micro_batch,
+            "train.threads": train.threads,
+            "evaluation.episodes": evaluation.episodes,
             "seeds": self.seeds,
         }
-        for key, value in positive.items():
-            if value < 1:
-                raise UserError(f"{key} must be at least 1, not {value}.")
-        rows = self.train.steps * self.env.num_envs
-        if self.algorithm.minibatches > rows:
-            raise UserError(
-                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout."
-            )
-        if self.algorithm.objective == "torchrl" and self.seeds > 1:
-            raise UserError("algorithm.objective=torchrl trains one seed at a time; use seeds=1 or objective=ppo.")
+        not_negative: dict[str, float | None] = {
+            "algorithm.entropy": algorithm.entropy,
+            "algorithm.value_coef": algorithm.value_coef,
+            "train.diagnose_every": train.diagnose_every,
+            "evaluation.every": evaluation.every,
+            "seed": self.seed,
+        }
+        positive: dict[str, float | None] = {
+            "algorithm.lr": algorithm.lr,
+            "algorithm.clip": algorithm.clip,
+            "algorithm.max_grad_norm": algorithm.max_grad_norm,
+            "algorithm.adam_eps": algorithm.adam_eps,
+        }
+        shares: dict[str, float | None] = {"algorithm.gamma": algorithm.gamma, "algorithm.lam": algorithm.lam}
+        for settings, low, high, words in (
+            (at_least_one, 1, math.inf, "at least 1"),
+            (not_negative, 0, math.inf, "at least 0"),
+            (positive, math.ulp(0.0), math.inf, "more than 0"),
+            (shares, 0, 1, "between 0 and 1"),
+        ):
+            for key, value in settings.items():
+                if value is not None and not low <= value <= high:
+                    raise UserError(f"{key} must be {words}, not {value}.")

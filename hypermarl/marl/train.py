@@ -168,7 +168,7 @@ class Experiment:
             terms = iteration.terms[name]
             vectors |= {f"loss/{term}{suffix}": terms[term] for term in ("policy", "value", "entropy")}
             vectors |= {f"policy/{term}{suffix}": terms[term] for term in ("entropy", "kl", "clip_fraction")}
-            if learner.iteration % every == 1 % every:
+            if every and learner.iteration % every == 1 % every:
                 batch, samples = iteration.batches[name], iteration.samples[name]
                 found = diagnostics.examine(policy, batch, samples, self.config.algorithm)
                 vectors |= {f"{tag}{suffix}": value for tag, value in found.items()}

@@ -111,7 +111,6 @@ def prepare(
         weight = None if batch.alive is None else batch.alive.to(batch.reward.dtype)
         if config.value_norm:
             norm.update(returns, weight)
-        raw = norm.shrink(value) if config.value_norm else raw
         target = norm.shrink(returns) if config.value_norm else returns
         central = (
             policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None

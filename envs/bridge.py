@@ -32,7 +32,7 @@ def fault(name: str, sentence: str) -> EnvironmentFault:
     return EnvironmentFault(f"Environment {name!r}: {sentence}.")
 
 
-def raised(name: str, place: str, error: Exception) -> EnvironmentFault:
+def raised(name: str, place: str, error: BaseException) -> EnvironmentFault:
     """The fault that says what an environment's own code raised, and where; with its traceback as a note."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

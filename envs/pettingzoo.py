@@ -5,6 +5,8 @@ Letters: `E` environments, `N` agents of a group, `O` observation, `A` action, `
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +42,7 @@ CATALOGUE: dict[str, str] = {
     "classic.connect_four_v3": "four in a row; turn-based, so to be evaluated only",
 }
 _LONG = 5000  # steps; a longer episode is not replayed just to see that it can be
+_PATIENCE = 0.5  # seconds for that
 
 
 def make(
@@ -105,6 +108,7 @@ class PettingZooVector:
         self._tensors = {key: torch.from_numpy(array) for key, array in self._board.arrays.items()}
         self._closed = ""
         self._begun = self._whole = False
+        self._replays = True
         self._twin: _Twin | None = None
         self._forget()
 
@@ -113,7 +117,7 @@ class PettingZooVector:
     def reset(self, seed: int | None = None) -> View:
         board = self._board
         if seed is not None or not self._begun:
-            board["seed"][0] = (np.random.SeedSequence().entropy if seed is None else seed) % 2**63
+            board["seed"][0] = (secrets.randbits(63) if seed is None else seed) % 2**63
             board["episode"][:] = 0
         else:
             board["episode"][:] += 1
@@ -285,11 +289,19 @@ class PettingZooVector:
         return self._view()
 
     def _replayable(self) -> bool:
-        """Whether a fresh copy that replays the longest running episode sees, bit for bit, what that episode sees."""
-        e = int(self._board["length"].argmax())
-        if self._board["length"][e] > _LONG:
-            return True
-        return self._replay(e, None)
+        """Whether a fresh copy that replays an episode sees, bit for bit, what that episode sees; once no, always no.
+
+        As many episodes are tried as half a second allows. Later ones come first: what an environment keeps from one
+        episode to the next is not seen in its first.
+        """
+        until = time.perf_counter() + _PATIENCE
+        later, length = self._board["episode"] > 0, self._board["length"]
+        for e in np.lexsort((-length, ~later)).tolist():
+            if self._replays and length[e] <= _LONG:
+                self._replays = self._replay(e, None)
+            if not self._replays or time.perf_counter() > until:
+                break
+        return self._replays
 
     def _replay(self, e: int, render_mode: str | None) -> bool:
         if self._twin is None or self._twin.render_mode != render_mode:

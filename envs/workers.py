@@ -158,7 +158,7 @@ def _dismiss(workers: Sequence[subprocess.Popen[bytes]]) -> None:
         for pipe in (worker.stdin, worker.stdout):
             if pipe is not None:
                 pipe.close()  # the end of its commands ends a worker
-    until = time.monotonic() + 2.0
+    until = time.monotonic() + 5.0
     for worker in workers:
         try:
             worker.wait(max(until - time.monotonic(), 0.0))
@@ -235,13 +235,15 @@ def serve(job: Mapping[str, Any]) -> None:
                 rows.step(auto_reset=command == STEP)
     except BrokenPipeError:
         pass
-    except Exception as error:
+    except BaseException as error:  # sys.exit() of an environment as well
         found = error if isinstance(error, EnvironmentFault) else raised(job["name"], "a worker process", error)
         note = "\n".join(getattr(found, "__notes__", []))
         os.write(answers, _FAULT + json.dumps({"sentence": str(found), "note": note}).encode() + b"\n")
     finally:
         if rows is not None:
             rows.close()
+        sys.stdout.flush()
+        os._exit(0)  # there is nothing to take down with care, and torch takes its time
 
 
 def _open_rows(job: Mapping[str, Any], groups: Mapping[str, Group], board: Board) -> Rows:

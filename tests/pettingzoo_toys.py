@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -239,3 +240,50 @@ class Alone(Env):
 
 def nothing() -> None:
     """A factory that forgets to return what it made."""
+
+
+class Careless(Pistons):
+    """Works, but not as PettingZoo asks; `habit` says in what way."""
+
+    def __init__(self, habit: str = "", **options: Any) -> None:
+        self.habit = habit
+        super().__init__(**options)
+        if habit == "narrow":
+            seen = spaces.Box(0.0, 1.0, (2, 2), np.float64)
+            self._seen = dict.fromkeys(self.possible_agents, seen)
+        if habit == "endless":
+            self.longest = 10**9
+
+    def observation_space(self, agent: str) -> Any:
+        space = super().observation_space(agent)
+        return spaces.Box(space.low, space.high, dtype=space.dtype) if self.habit == "new spaces" else space
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        seen, infos = super().reset(0 if self.habit == "fixed start" else seed, options)
+        return self._spoil(seen), infos
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        if self.habit == "slow":
+            time.sleep(0.01)
+        before = self.agents
+        seen, rewards, ends, cuts, infos = super().step(actions)
+        if self.habit == "both flags":
+            cuts = dict(ends)
+        if self.habit == "numbers for flags":
+            ends = {agent: int(ends[agent]) for agent in ends}
+        if self.habit == "never emptied" and not self.agents:
+            self.agents = before
+        if self.habit == "answers for all":
+            rewards = {agent: 0.0 for agent in self.possible_agents} | rewards
+        if self.habit in ("no reward", "large reward"):
+            rewards = {agent: 0.0 if self.habit == "no reward" else 1e4 for agent in rewards}
+        return self._spoil(seen), rewards, ends, cuts, infos
+
+    def _spoil(self, seen: dict[str, Any]) -> dict[str, Any]:
+        if self.habit == "dtype":
+            return {agent: each.astype(np.float32) for agent, each in seen.items()}
+        if self.habit == "large":
+            return {agent: each * 50 for agent, each in seen.items()}
+        if self.habit == "constant":
+            return {agent: np.ones((2, 2)) for agent in seen}
+        return seen

@@ -67,7 +67,10 @@ def log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
 
 
 def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> Tensor:
-    """`[..., N]`, exact except for tanh-normal, which has no closed form and takes one sample from `noise`."""
+    """`[..., N]`, exact except for tanh-normal: it has no closed form, so it takes one sample, made of `noise`.
+
+    Without noise that sample is the middle of the distribution.
+    """
     if kind == "categorical":
         logs = parameters["logits"].log_softmax(-1)
         return -(logs.exp() * logs).sum(-1)
@@ -78,11 +81,12 @@ def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> T
     return value.expand_as(parameters["loc"]).sum(-1)
 
 
-def log_prob_and_entropy(kind: str, parameters: Parameters, action: Tensor) -> tuple[Tensor, Tensor]:
+def log_prob_and_entropy(
+    kind: str, parameters: Parameters, action: Tensor, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Both at once; a categorical normalises its logits one time only."""
     if kind != "categorical":
-        raw = torch.randn_like(parameters["loc"]) if kind == "tanh_normal" else None
-        return log_prob(kind, parameters, action), entropy(kind, parameters, raw)
+        return log_prob(kind, parameters, action), entropy(kind, parameters, noise)
     logs = parameters["logits"].log_softmax(-1)
     return logs.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(-1)
 

@@ -118,7 +118,8 @@ class Learner:
             last = epoch == settings.epochs - 1
             for index in minibatches(rows, settings.minibatches, self.rngs, self.device):
                 for name, policy in self.policies.items():
-                    found = accumulate(policy, samples[name].take(index), settings, self.config.train.micro_batch)
+                    part = samples[name].take(index)
+                    found = accumulate(policy, part, settings, self.config.train.micro_batch, self.rngs)
                     if last:
                         sums[name] += found / settings.minibatches
                 norm = descend(self.optimizer, parameters, settings.max_grad_norm, self.healthy)

@@ -8,7 +8,7 @@ Letters: `T` time, `E` environments, `S` seeds, `N` agents, `R = T*E` rows, `B` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Samples:
     fresh: Tensor | None = None  # recurrent only
     actor_memory: Tensor | None = None
     critic_memory: Tensor | None = None
+    noise: Tensor | None = None  # like the action, where entropy has no closed form
 
     def rows(self) -> int:
         return self.action.shape[0]
@@ -199,7 +200,7 @@ def ppo(
     `[len(TERMS), S]` without gradient. `part.advantage` is normalised already.
     """
     parameters, value = evaluate(policy, part, actor, critic)
-    log_prob, entropy = distributions.log_prob_and_entropy(policy.distribution, parameters, part.action)
+    log_prob, entropy = distributions.log_prob_and_entropy(policy.distribution, parameters, part.action, part.noise)
     log_ratio = log_prob - part.log_prob
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
@@ -248,14 +249,20 @@ def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> 
     return {k: v.movedim(0, 2) for k, v in parameters.items()}, value.movedim(0, 2)
 
 
-def accumulate(policy: Policy, part: Samples, config: AlgorithmConfig, micro_batch: int) -> Tensor:
+def accumulate(
+    policy: Policy, part: Samples, config: AlgorithmConfig, micro_batch: int, rngs: Sequence[torch.Generator]
+) -> Tensor:
     """Add one minibatch's gradient to the policy's parameters; returns its terms `[len(TERMS), S]`.
 
     Weights are generated once; micro-batches that fit the cache add their gradients to the generated weights, and the
-    generator's backward runs once. The result is the gradient of the whole minibatch, exactly.
+    generator's backward runs once. The result is the gradient of the whole minibatch, exactly. Chance, where the
+    objective needs any, comes from each seed's own `rngs[s]`.
     """
     part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage)
     seeds = part.action.shape[1]
+    if policy.distribution == "tanh_normal":
+        shape = (part.rows(), *part.action.shape[2:])
+        part.noise = torch.stack([torch.randn(shape, generator=rng, device=rng.device) for rng in rngs], 1)
     per_seed = part.advantage.numel() // seeds
     count = float(per_seed) if part.weight is None else part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
     actor, critic = policy.actor.weights(), policy.critic.weights()

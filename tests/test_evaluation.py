@@ -215,7 +215,7 @@ def test_episode_seeds_are_a_prefix_apart_and_small() -> None:
     seeds = pettingzoo.episode_seeds(3, 100)
     assert seeds[:10] == pettingzoo.episode_seeds(3, 10)
     assert len(set(seeds) | set(pettingzoo.episode_seeds(4, 100))) == 200
-    assert 0 <= min(seeds) and max(seeds) < 2**31
+    assert min(seeds) >= 0 and max(seeds) < 2**31
 
 
 def test_pettingzoo_refuses_an_episode_without_end_and_closes() -> None:

@@ -10,9 +10,12 @@ import pytest
 import torch
 import trained_run as runs
 from gymnasium import spaces
+from pettingzoo_toys import Pistons
 
+from hypermarl import envs
 from hypermarl.envs.interface import Continuous, Discrete, Group, View
 from hypermarl.errors import UserError
+from hypermarl.evaluation import pettingzoo
 from hypermarl.marl.policy import build_policy
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.marl.team import Team, load
@@ -384,6 +387,39 @@ def test_attached_images_and_boxes() -> None:
     np.testing.assert_allclose(action[:, 0], plain.act({"a": pixels[:, 0] / 255.0})["a"], atol=1e-5)
 
 
+SEEN_AND_DONE = [("image", "shifted"), ("choice", "shifted"), ("numbers", "discrete")]
+WAYS = [(*pair, mask) for pair in SEEN_AND_DONE for mask in ("no", "info", "observation")]
+
+
+@pytest.mark.parametrize("see, act, mask", [*WAYS, ("image", "box", "no"), ("choice", "box", "no")])
+def test_a_pettingzoo_team_takes_its_own_environment_as_it_is(tmp_path: Path, see: str, act: str, mask: str) -> None:
+    """Raw images, choices that start at -1, actions that start at 3: as training saw them, without a word."""
+    options = {"see": see, "act": act, "mask": mask}
+    words = ["env=pettingzoo_toys:Pistons", *(f"env.options.{key}={value}" for key, value in options.items())]
+    runs.make_run(tmp_path / "run", runs.experiment(*words))
+    raw, flat = load(tmp_path / "run"), load(tmp_path / "run")
+    env = Pistons(**options)
+    parallel = envs.make_parallel("pettingzoo", "pettingzoo_toys:Pistons", options=options)
+    flat.attach(parallel)
+    seen, infos = env.reset(seed=1)
+    shown, told = parallel.reset(seed=1)
+    for _ in range(3):
+        chosen = raw.act(seen, pettingzoo.split_masks(seen, infos)[1])
+        numbered = flat.act(shown, pettingzoo.split_masks(shown, told)[1])
+        assert all(env.action_space(agent).contains(action) for agent, action in chosen.items())
+        seen, *_, infos = env.step(chosen)
+        shown, *_, told = parallel.step(numbered)
+        assert [str(each) for each in env.actions] == [str(each) for each in parallel.unwrapped.actions]
+        env.agents = [agent for agent in env.agents if agent in shown]
+        if not env.agents or not parallel.agents:
+            break
+        seen = {agent: seen[agent] for agent in parallel.agents}
+        shown = {agent: shown[agent] for agent in parallel.agents}
+    lazily = load(tmp_path / "run")
+    shown, told = parallel.reset(seed=1)
+    lazily.act(shown, pettingzoo.split_masks(shown, told)[1])  # what is flat already is taken too
+
+
 def test_attaching_another_environment_is_refused() -> None:
     with pytest.raises(UserError, match="'a' sees or does other things"):
         team_of().attach(Spaces(spaces.Box(-1, 1, (5,)), spaces.Discrete(3)))
@@ -421,7 +457,7 @@ def test_loading_one_checkpoint_of_several(tmp_path: Path) -> None:
     newest, older = load(tmp_path / "run"), load(tmp_path / "run" / "checkpoints" / "000000000640")
     assert (newest.checkpoint.frame, older.checkpoint.frame) == (1280, 640)
     assert not torch.equal(newest.weights("a")["layers.0.bias"], older.weights("a")["layers.0.bias"])
-    with pytest.raises(UserError, match="000000000641 is no complete checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint 000000000641"):
         load(tmp_path / "run" / "checkpoints" / "000000000641")
 
 
@@ -432,9 +468,10 @@ def test_a_run_of_several_seeds_is_asked_which(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no seed 0"):
         load(tmp_path / "run", seed=0)
     assert load(tmp_path / "run", seed=5).config.seed == 5
-    assert load(tmp_path / "run" / "seed_2").config.seed == 6
+    assert load(tmp_path / "run" / "seed_6").config.seed == 6
+    assert load(tmp_path / "run" / "checkpoints" / "000000000640", seed=6).config.seed == 6
     with pytest.raises(UserError, match="holds seed 6, not 4"):
-        load(tmp_path / "run" / "seed_2", seed=4)
+        load(tmp_path / "run" / "seed_6", seed=4)
 
 
 def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
@@ -444,6 +481,13 @@ def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
     other = load(tmp_path / "run")
     other.folder.save(1280, 2, policy={"team/unknown": torch.zeros(1)})
     with pytest.raises(UserError, match="000000001280 does not fit the settings"):
+        load(tmp_path / "run")
+
+
+def test_a_run_that_does_not_know_its_agents_is_damaged(tmp_path: Path) -> None:
+    folder = runs.RunFolder.create(tmp_path / "run", runs.settings.to_dict(config_of()), {"team": {"name": "team"}})
+    folder.save(1, 1, policy={})
+    with pytest.raises(UserError, match=r"config\.json .*damaged"):
         load(tmp_path / "run")
 
 

@@ -60,6 +60,7 @@ def make_seeds(path: Path, config: ExperimentConfig, seeds: int) -> None:
     """A run folder of several seeds, each in a folder of its own."""
     groups = groups_of(config)
     told = settings.to_dict({name: asdict(group) for name, group in groups.items()})
-    RunFolder.create(path, settings.to_dict(replace(config, seeds=seeds)), told)
+    folder = RunFolder.create(path, settings.to_dict(replace(config, seeds=seeds)), told)
+    folder.save(640, 1, policy={})
     for k in range(seeds):
-        make_run(path / f"seed_{k}", replace(config, seed=config.seed + k, seeds=1), groups)
+        make_run(path / f"seed_{config.seed + k}", replace(config, seed=config.seed + k, seeds=1), groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hypermarl import envs
 from hypermarl.envs.interface import Discrete, Group
+from hypermarl.envs.parallel import ParallelView
 from hypermarl.errors import UserError
 from hypermarl.evaluation import pettingzoo, report, vectorised
 from hypermarl.evaluation.metrics import Document, Episodes, Measurement, document, merge, write_json
@@ -21,6 +22,7 @@ from hypermarl.runs import RunFolder
 
 Form = Literal["vectorised", "pettingzoo"]
 FORMS: tuple[Form, ...] = ("vectorised", "pettingzoo")
+_WIDEST = 512  # environments side by side
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,7 @@ def admit(team: Team, place: EnvConfig) -> dict[str, Group]:
 
     Where all agents share one policy, agents it never met may play too.
     """
-    env = envs.make(place.kind, place.name, num_envs=1, max_steps=place.max_steps, options=place.options)
-    groups = dict(env.groups)
-    env.close()
+    groups = groups_of(place)
     trained = f"{team.config.env.kind}/{team.config.env.name}"
     asked = f"{place.kind}/{place.name}"
     for group in groups.values():
@@ -131,6 +131,16 @@ def admit(team: Team, place: EnvConfig) -> dict[str, Group]:
     return groups
 
 
+def groups_of(place: EnvConfig) -> dict[str, Group]:
+    """Who plays in an environment; turn-based games, which have no vectorised form, included."""
+    env = envs.make_parallel(place.kind, place.name, max_steps=place.max_steps, options=place.options)
+    try:
+        groups: Mapping[str, Group] = env.vector.groups if isinstance(env, ParallelView) else env.groups
+        return dict(groups)
+    finally:
+        env.close()
+
+
 def _actions(group: Group) -> str:
     if isinstance(group.action, Discrete):
         return f"{group.action.n} actions"
@@ -143,7 +153,7 @@ def _vectorised(
     env = envs.make(
         place.kind,
         place.name,
-        num_envs=min(episodes, place.num_envs),
+        num_envs=min(episodes, place.num_envs if place.kind == "pettingzoo" else _WIDEST),
         device=device,
         max_steps=place.max_steps,
         workers=place.workers,

@@ -61,7 +61,13 @@ def film(
         team = float(np.mean(list(rewards.values()))) if rewards else 0.0
         frames.append(captioned(picture, f"step {step}   team return {team:.2f}") if caption else picture)
 
-    played = evaluate(player, make_env, episodes, seed, watch=watch)
+    def make() -> Any:
+        env = make_env()
+        if isinstance(player, Team):
+            player.attach(env)
+        return env
+
+    played = evaluate(player, make, episodes, seed, watch=watch)
     return Film(_of_one_size(frames), played)
 
 
@@ -89,11 +95,9 @@ def render_run(
     admit(team, place)
 
     def make_env() -> Any:
-        env = envs.make_parallel(
+        return envs.make_parallel(
             place.kind, place.name, max_steps=place.max_steps, options=place.options, render_mode="rgb_array"
         )
-        team.attach(env)
-        return env
 
     return save(film(team, make_env, episodes, seed, caption=caption).frames, target, fps)
 

@@ -16,26 +16,35 @@ from hypermarl.runs import Checkpoint, RunFolder
 
 def find_checkpoint(path: Path, seed: int | None = None) -> tuple[RunFolder, Checkpoint]:
     """The run and checkpoint that `path` and `seed` mean."""
+    frame = None
     if path.parent.name == "checkpoints" and not (path / "config.json").exists():
-        folder = RunFolder.open(path.parent.parent)
+        path, frame = path.parent.parent, path.name
+    folder = _of_seed(RunFolder.open(path), seed)
+    if frame is not None:
         for checkpoint in folder.checkpoints():
-            if checkpoint.path.name == path.name:
+            if checkpoint.path.name == frame:
                 return folder, checkpoint
-        raise UserError(f"{path} is no complete checkpoint.")
-    folder = RunFolder.open(path)
-    seeds = {int(each.config.get("seed", 0)): each for each in folder.seeds()}
-    if seeds:
-        if seed is None:
-            raise UserError(f"{path} holds seeds {', '.join(map(str, seeds))}; say which with seed=.")
-        if seed not in seeds:
-            raise UserError(f"{path} holds no seed {seed}, only {', '.join(map(str, seeds))}.")
-        folder = seeds[seed]
-    elif seed is not None and seed != folder.config.get("seed", seed):
-        raise UserError(f"{path} holds seed {folder.config['seed']}, not {seed}.")
+        raise UserError(f"{folder.path} has no complete checkpoint {frame}.")
     latest = folder.latest()
     if latest is None:
         raise UserError(f"{folder.path} has no checkpoint yet.")
     return folder, latest
+
+
+def _of_seed(folder: RunFolder, seed: int | None) -> RunFolder:
+    """The folder of one seed: the run itself, or one of those that a run of several seeds holds."""
+    seeds = {int(each.config.get("seed", 0)): each for each in folder.seeds()}
+    if not seeds:
+        own = folder.config.get("seed", seed)
+        if seed not in (None, own):
+            raise UserError(f"{folder.path} holds seed {own}, not {seed}.")
+        return folder
+    names = ", ".join(map(str, seeds))
+    if seed is None:
+        raise UserError(f"{folder.path} holds seeds {names}; say which with seed=.")
+    if seed not in seeds:
+        raise UserError(f"{folder.path} holds no seed {seed}, only {names}.")
+    return seeds[seed]
 
 
 def restore(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -49,8 +58,17 @@ def restore(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor], sourc
             raise UserError(f"{source} does not fit the settings in its run's config.json.") from None
 
 
-def group_from(entry: Mapping[str, Any]) -> Group:
-    """A group as a run folder's JSON tells it."""
+def groups_from(folder: RunFolder) -> dict[str, Group]:
+    """The groups of agents that a run folder tells of."""
+    try:
+        return {name: _group(entry) for name, entry in folder.groups.items()}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{folder.path / 'config.json'} does not say what its agents see and do; it is damaged."
+        ) from None
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
     action = entry["action"]
     kind = Discrete(int(action["n"])) if "n" in action else Continuous(tuple(action["low"]), tuple(action["high"]))
     return Group(

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypermarl import config as settings
-from hypermarl import envs
+from hypermarl.envs.bridge import open_environment
 from hypermarl.envs.interface import Continuous, Discrete, EnvironmentFault, Group
 from hypermarl.envs.spaces import Misfit, Reader, Writer, action_form, observation_form
 from hypermarl.errors import UserError
 from hypermarl.evaluation.pettingzoo import split_masks
 from hypermarl.marl.distributions import Parameters
 from hypermarl.marl.policy import Policy, build_policy
-from hypermarl.marl.saved import find_checkpoint, group_from, restore
+from hypermarl.marl.saved import find_checkpoint, groups_from, restore
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.marl.squad import Likeness, Squad
 from hypermarl.runs import Checkpoint, RunFolder
@@ -221,14 +221,16 @@ class Team:
         return results
 
     def _form(self, squad: Squad) -> tuple[Writer, Reader]:
+        """How a squad's observations and actions translate; of a PettingZoo environment, its own spaces tell."""
         if self._forms is None:
             self._forms = {}
             env = self.config.env
             if env.kind == "pettingzoo":  # all others see plain numbers and act from 0
-                with suppress(EnvironmentFault, ImportError):
-                    made = envs.make_parallel(env.kind, env.name, max_steps=env.max_steps, options=env.options)
+                with suppress(EnvironmentFault, ImportError, UserError):
+                    made = open_environment(env.name, env.options)
                     self.attach(made)
                     made.close()
+                    self._forms = {name: (_lenient(write), read) for name, (write, read) in self._forms.items()}
         return self._forms.get(squad.group.name) or (_write_plainly, _reader(squad.group))
 
     def _check_known(self, agents: Sequence[str] | Mapping[str, Any]) -> None:
@@ -259,7 +261,7 @@ def load(path: str | Path, seed: int | None = None, device: str | torch.device =
     """
     folder, checkpoint = find_checkpoint(Path(path), seed)
     config = settings.build(ExperimentConfig, folder.config)
-    groups = {name: group_from(entry) for name, entry in folder.groups.items()}
+    groups = groups_from(folder)
     policies = {name: build_policy(config, groups, name, config.seed) for name in groups}
     restore(policies, folder.load(checkpoint, parts=("policy",))["policy"], checkpoint.path)
     for policy in policies.values():
@@ -286,6 +288,16 @@ def _write_plainly(observation: Any, row: NDArray[np.float32]) -> None:
     if array.size != row.size:
         raise Misfit(f"has {array.size} numbers, but its policy reads {row.size}")
     row[...] = array.reshape(-1)
+
+
+def _lenient(write: Writer) -> Writer:
+    """Also takes what has been flattened already, as our own environments do."""
+
+    def either(observation: Any, row: NDArray[np.float32]) -> None:
+        flat = isinstance(observation, np.ndarray) and observation.dtype == row.dtype and observation.shape == row.shape
+        (_write_plainly if flat else write)(observation, row)
+
+    return either
 
 
 def _reader(group: Group) -> Reader:

@@ -249,6 +249,19 @@ def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> 
     return {k: v.movedim(0, 2) for k, v in parameters.items()}, value.movedim(0, 2)
 
 
+def torchrl(
+    policy: Policy, part: Samples, actor: Weights, critic: Weights, config: AlgorithmConfig, count: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """The same computed by TorchRL's `MAPPOLoss` or `IPPOLoss`; slower, for comparison."""
+    from hypermarl.marl.torchrl import ppo  # takes a second to load, and reads `Samples` from here
+
+    return ppo(policy, part, actor, critic, config, count)
+
+
+Objective = Callable[[Policy, Samples, Weights, Weights, AlgorithmConfig, Tensor | float], tuple[Tensor, Tensor]]
+OBJECTIVES: dict[str, Objective] = {"ppo": ppo, "torchrl": torchrl}
+
+
 def accumulate(
     policy: Policy, part: Samples, config: AlgorithmConfig, micro_batch: int, rngs: Sequence[torch.Generator]
 ) -> Tensor:
@@ -259,6 +272,7 @@ def accumulate(
     objective needs any, comes from each seed's own `rngs[s]`.
     """
     part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage)
+    objective = OBJECTIVES[config.objective]
     seeds = part.action.shape[1]
     if policy.distribution == "tanh_normal":
         shape = (part.rows(), *part.action.shape[2:])
@@ -272,7 +286,7 @@ def accumulate(
     terms = torch.zeros(len(TERMS), seeds, device=part.action.device)
     for start in range(0, part.rows(), size):
         piece = part.piece(start, start + size)
-        loss, values = ppo(policy, piece, actor_leaves, critic_leaves, config, count)
+        loss, values = objective(policy, piece, actor_leaves, critic_leaves, config, count)
         torch.autograd.backward(loss)
         terms += values
     made = [

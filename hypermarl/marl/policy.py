@@ -128,8 +128,7 @@ class Policy(nn.Module):
         """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
         if not self.id_in_observation:
             return observation
-        ids = self.identity.to(observation.dtype).expand(*observation.shape[:-1], -1)
-        return torch.cat([observation, ids], -1)
+        return torch.cat([observation, self.identity.expand(*observation.shape[:-1], -1)], -1)
 
     def parameters_of(
         self,

@@ -60,11 +60,8 @@ def test_the_forms_agree_on_the_same_task(tmp_path: Path, words: tuple[str, ...]
     fast, slow = (found.episodes[form][0] for form in FORMS)
     assert set(fast.agents) == set(slow.agents)
     for metric in ("return", "episode_length", *(f"return_{agent}" for agent in fast.agents)):
-        low, high = (
-            max(s["metrics"][metric]["low"] for s in found.summaries.values()),
-            min(s["metrics"][metric]["high"] for s in found.summaries.values()),
-        )
-        assert low <= high + 1e-9, metric
+        ends = [summary["metrics"][metric] for summary in found.summaries.values()]
+        assert max(end["low"] for end in ends) <= min(end["high"] for end in ends) + 1e-9, metric
     assert fast.returns.std() > 0
 
 
@@ -97,9 +94,7 @@ def test_files_are_what_marl_eval_reads(run: Path) -> None:
         assert own["step_0"]["step_count"] == 640
         assert own["absolute_metrics"]["return"] == own["step_0"]["return"] == found.episodes[form][0].team.tolist()
     summary = read_json(folder / names[-1])
-    assert summary["forms"]["vectorised"]["metrics"]["return"]["iqm"] == pytest.approx(
-        found.summaries["vectorised"]["metrics"]["return"]["iqm"]
-    )
+    assert summary["forms"] == found.summaries
     assert "team return" in [str(cell) for cell in found.table().columns[0].cells]
 
 
@@ -119,18 +114,13 @@ def test_seeds_are_judged_together_each_on_episodes_of_its_own(tmp_path: Path) -
     found = evaluate_run(tmp_path / "run", episodes=5, forms=["vectorised"])
     summary = found.summaries["vectorised"]
     assert (summary["runs"], summary["episodes"], summary["resampled"]) == (3, 15, "runs")
-    assert set(found.documents["vectorised"]["games"]["specialisation"]["ippo_hyper_mlp"]) == {
-        "seed_2",
-        "seed_3",
-        "seed_4",
-    }
+    told = found.documents["vectorised"]["games"]["specialisation"]["ippo_hyper_mlp"]
+    assert list(told) == ["seed_2", "seed_3", "seed_4"]
     assert (tmp_path / "run" / "evaluation").is_dir()
     assert len({episode_seed(0, k) for k in range(100)} | {episode_seed(1, k) for k in range(100)}) == 200
     alone = evaluate_run(tmp_path / "run", episodes=5, forms=["vectorised"], run_seed=3)
     np.testing.assert_array_equal(alone.episodes["vectorised"][0].returns, found.episodes["vectorised"][1].returns)
-    assert {path.parent.parent.name for path in alone.files} == {"seed_3"} or alone.files[
-        0
-    ].parent.parent.name == "seed_1"
+    assert {path.parent.parent.name for path in alone.files} == {"seed_3"}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +128,9 @@ def test_seeds_are_judged_together_each_on_episodes_of_its_own(tmp_path: Path) -
     [
         (
             EnvConfig("games", "specialisation", options={"n_agents": 8}),
-            r"games/specialisation \(observes 16 numbers, 4 actions\)",
+            r"specialisation \(observes 16 numbers, 4 action",
         ),
-        (
-            EnvConfig("vmas", "navigation"),
-            r"cannot play vmas/navigation \(observes \d+ numbers, 2 continuous action numbers\)",
-        ),
+        (EnvConfig("vmas", "navigation"), r"vmas/navigation \(observes \d+ numbers, 2 continuous action numbers"),
         (EnvConfig("games", "synchronisation", options={"n_agents": 2}), "cannot play games/synchronisation"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Judge teams: episodes on any environment, robust statistics, tables, and marl-eval's JSON. Knows nothing of policies."""
+"""Judge any player: episodes on any environment, robust statistics, tables, and marl-eval's JSON."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Episodes:
         return replace(self, **per_episode)
 
     def metrics(self) -> dict[str, list[float]]:
-        """All metrics by name, one number per episode; per agent as `return_<agent>`, per group as `return_<group>_mean`.
+        """All metrics by name, one number per episode; an agent's is `return_<agent>`, a group's `return_<group>_mean`.
 
         Groups are told apart only where there are several.
         """

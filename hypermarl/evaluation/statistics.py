@@ -52,7 +52,7 @@ def mean(scores: Scores) -> Any:
 
 
 def median(scores: Scores) -> Any:
-    """Median over tasks of the mean over runs; with one task, the median over its runs. `[*batch, R, M] -> [*batch]`."""
+    """Median over tasks of the mean over runs; of one task, the median over its runs. `[*batch, R, M] -> [*batch]`."""
     if scores.shape[-1] == 1:
         return np.median(scores[..., 0], axis=-1)
     return np.median(scores.mean(axis=-2), axis=-1)
@@ -72,7 +72,7 @@ def iqm(scores: Scores) -> Any:
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
-    """How far scores fall short of `target` on average, counting none as better than it. `[*batch, R, M] -> [*batch]`."""
+    """Mean shortfall from `target`, where no score counts as better than it: `[*batch, R, M] -> [*batch]`."""
     return target - np.minimum(scores, target).mean(axis=(-2, -1))
 
 

@@ -49,6 +49,27 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     assert points(tmp_path, "x") == [(10, 10), (20, 20), (30, 300)]
 
 
+@pytest.mark.parametrize("tail", [b"", b"\x20", b"\x20\0\0\0\0\0\0\0half a rec", b"\xff" * 40, b"\0" * 40])
+def test_nothing_is_left_of_what_a_resumed_run_forgot(tmp_path: Path, tail: bytes) -> None:
+    """For readers that know nothing of restarts, such as TensorBoard's own fast one."""
+    first = events.EventFile(tmp_path)
+    for step in (10, 20, 30):
+        first.add(step, events.scalars({f"at/{step}": 1.0}))
+    with first.path.open("ab") as file:
+        file.write(tail)
+    events.EventFile(tmp_path, resumed_after=20)
+    content = first.path.read_bytes()
+    assert b"at/30" not in content
+    assert not tail or not content.endswith(tail)
+    assert EventAccumulator(str(first.path)).Reload().Tags()["scalars"] == ["at/10", "at/20"]
+
+
+def test_a_run_resumed_from_its_beginning_forgets_everything_else(tmp_path: Path) -> None:
+    events.EventFile(tmp_path).add(10, events.scalars({"x": 1}))
+    events.EventFile(tmp_path, resumed_after=0).add(20, events.scalars({"x": 2}))
+    assert points(tmp_path, "x") == [(20, 2)]
+
+
 def test_a_continued_run_forgets_nothing(tmp_path: Path) -> None:
     events.EventFile(tmp_path).add(10, events.scalars({"x": 1}))
     events.EventFile(tmp_path).add(5, events.scalars({"y": 2}))
@@ -141,6 +162,16 @@ def test_a_long_large_animation_is_thinned_and_shrunk() -> None:
     assert image.size == (20, 10)
     assert image.n_frames == 9  # every third
     assert image.info["duration"] == 300
+
+
+def test_what_stands_still_in_an_animation_does_not_flicker() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (4, 32, 32, 3), np.uint8)
+    frames[:, :16] = frames[0, :16]
+    summary = events.animation("v", frames, fps=10, width=100, length=100)
+    gif = Image.open(io.BytesIO(summary.value[0].image.encoded_image_string))
+    upper = [np.asarray(frame)[:16] for frame in frames_of(gif)]
+    assert all(np.array_equal(frame, upper[0]) for frame in upper)
 
 
 def test_the_projector_reads_its_config_and_sprites() -> None:

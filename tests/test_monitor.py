@@ -141,14 +141,17 @@ def test_embeddings_can_be_opened_in_the_projector(tmp_path: Path) -> None:
 
 def test_the_first_and_the_latest_embeddings_are_kept_the_latest_first(tmp_path: Path) -> None:
     with Monitor(tmp_path, labels=AGENTS) as monitor:
+        monitor.embeddings(300, torch.ones(3, 3), name="critic")
         for frame in range(5, 1000, 50):
             monitor.embeddings(frame, torch.full((3, 3), float(frame)))
     listed = projector(tmp_path)
+    assert [name for name, _ in listed if name.startswith("critic")] == ["critic (latest, frame 300)"]
+    listed = [(name, path) for name, path in listed if name.startswith("agents")]
     assert len(listed) == KEPT_EMBEDDINGS
     assert listed[0][0] == "agents (latest, frame 955)"
     assert listed[0][1].read_text().startswith("955\t")
     assert listed[1][0] == "agents at frame 000000000005"
-    assert sorted(path for _, path in listed) == sorted((tmp_path / "embeddings").glob("*-0*.tsv"))
+    assert sorted(path for _, path in listed) == sorted((tmp_path / "embeddings").glob("agents-0*.tsv"))
 
 
 def test_embeddings_and_labels_must_agree(tmp_path: Path) -> None:
@@ -197,6 +200,11 @@ def test_close_may_be_called_again_and_ends_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="closed"):
         monitor.text("a")
     assert len(rows(tmp_path)) == 1
+    unused = Monitor(tmp_path / "unused")
+    unused.close()
+    with pytest.raises(ValueError, match="closed"):
+        unused.text("a")
+    assert not any((tmp_path / "unused").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import io
 import json
 import math
 import re
+import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text.plugin_data_pb2 import TextPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from hypermarl.runs import write_atomically
+
 HISTOGRAM_BINS = 64
 PALETTE_FRAMES = 8
 SPRITE = 64
@@ -39,10 +42,13 @@ SPRITE = 64
 class EventFile:
     """One new event file in `folder`; TensorBoard reads all files of a folder, in the order of their names, as one run.
 
-    With `resumed_after`, readers forget what earlier files of the folder say about later steps.
+    With `resumed_after`, what earlier files say about later steps is removed, and a TensorBoard that has read it
+    already is told to forget it.
     """
 
     def __init__(self, folder: Path, *, resumed_after: int | None = None) -> None:
+        if resumed_after is not None:
+            _forget(folder, resumed_after)
         self.path = folder / f"events.out.tfevents.{_next_second(folder):010d}.hypermarl"
         self._file = self.path.open("x+b", buffering=0)
         self._write(Event(file_version="brain.Event:2", source_metadata=SourceMetadata(writer="hypermarl")))
@@ -55,12 +61,37 @@ class EventFile:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        record = io.BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
-        write_all(self._file, record.getvalue(), self._file.seek(0, io.SEEK_END))
+        write_all(self._file, _record(event.SerializeToString()), self._file.seek(0, io.SEEK_END))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _forget(folder: Path, after: int) -> None:
+    """Remove the events of later steps from all files, and a record that a killed run left unfinished."""
+    for path in folder.glob("events.out.tfevents.*"):
+        content = path.read_bytes()
+        kept = b"".join(record for record, event in _records(content) if event.step <= after)
+        if kept != content:
+            write_atomically(path, kept)
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
+    """The whole records of an event file, as bytes and as events: length, its checksum, the event, its checksum."""
+    start = 0
+    while start + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, start)
+        record = content[start : start + 16 + length]
+        if record != _record(record[12:-4]):
+            return  # damaged: TensorBoard reads no further either
+        yield record, Event.FromString(record[12:-4])
+        start += len(record)
+
+
+def _record(content: bytes) -> bytes:
+    file = io.BytesIO()
+    RecordWriter(file).write(content)
+    return file.getvalue()
 
 
 def write_all(file: io.FileIO, content: bytes, offset: int) -> None:

@@ -128,7 +128,7 @@ def test_seeds_are_judged_together_each_on_episodes_of_its_own(tmp_path: Path) -
     [
         (
             EnvConfig("games", "specialisation", options={"n_agents": 8}),
-            r"specialisation \(observes 16 numbers, 4 action",
+            r"specialisation \(observes 16 numbers, 4 ",
         ),
         (EnvConfig("vmas", "navigation"), r"vmas/navigation \(observes \d+ numbers, 2 continuous action numbers"),
         (EnvConfig("games", "synchronisation", options={"n_agents": 2}), "cannot play games/synchronisation"),

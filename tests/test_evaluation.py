@@ -84,6 +84,8 @@ def test_vectorised_does_not_favour_short_episodes() -> None:
     played = vectorised.evaluate(env, stay, episodes=10, seed=0)
     assert sorted(played.lengths.tolist()) == [1] * 5 + [30] * 5
     assert played.environment.tolist() == [0, 1] * 5
+    assert played.agent("a").tolist() == played.lengths.tolist()  # every episode begins at nothing
+    assert played.alive[:, 0].tolist() == played.lengths.tolist()
 
 
 def test_vectorised_latches_an_environment_that_has_done_its_share() -> None:

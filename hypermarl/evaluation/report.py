@@ -57,7 +57,7 @@ def agree(summaries: Mapping[str, Mapping[str, Any]], metric: str = "return") ->
 
 
 def table(title: str, summaries: Mapping[str, Mapping[str, Any]], agents: Sequence[str]) -> Table:
-    """A row per metric, a column per form, `IQM [low, high]` in each cell; of more than 16 agents the ends are shown."""
+    """A row per metric, a column per form, `IQM [low, high]` in each cell; of over 16 agents the ends are shown."""
     first = next(iter(summaries.values()))
     percent = f"{first['interval']:.0%}"
     shown = Table(title=title, title_justify="left", caption=_caption(summaries), caption_justify="left")

@@ -15,6 +15,7 @@ Steps are frames, counted per seed. The scalars of a training run, by tag (with 
 |---|---|
 | `return/team` | mean return of the team in the episodes that ended since the last row |
 | `return/<agent>` | the same for one agent |
+| `episode/length` | mean steps of those episodes |
 | `evaluation/team`, `evaluation/<agent>` | mean return of evaluation episodes |
 | `loss/policy`, `loss/value`, `loss/entropy` | terms of the objective, as they are added up |
 | `policy/entropy` | entropy of the action distributions, nats |

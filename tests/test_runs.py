@@ -88,9 +88,9 @@ def test_a_run_without_checkpoint_has_no_latest(run: RunFolder) -> None:
 
 
 def test_frames_are_ordered_as_numbers(run: RunFolder) -> None:
-    for frame in (20, 3_000_000_000_000, 100):
+    for frame in (1_000_000_000_000, 20, 300_000_000_000, 100):
         save(run, frame)
-    assert [checkpoint.frame for checkpoint in run.checkpoints()] == [20, 100, 3_000_000_000_000]
+    assert [checkpoint.frame for checkpoint in run.checkpoints()] == [20, 100, 300_000_000_000, 1_000_000_000_000]
 
 
 def test_create_refuses_a_folder_in_use_and_leaves_it(run: RunFolder) -> None:
@@ -282,10 +282,10 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(run: RunFolder) -> 
 
 
 def test_seeds_are_runs_of_their_own_in_order(run: RunFolder) -> None:
-    for seed in (10, 2, 0):
+    for seed in (10, 2, 0, 9, 100, 11, 8, 1):
         RunFolder.create(run.path / f"seed_{seed}", {"seed": seed}, {})
     (run.path / "seed_x").mkdir()
-    assert [each.config["seed"] for each in run.seeds()] == [0, 2, 10]
+    assert [each.config["seed"] for each in run.seeds()] == [0, 1, 2, 8, 9, 10, 11, 100]
 
 
 def test_write_atomically_keeps_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

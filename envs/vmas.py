@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from .vmas_simulation import Simulation, Stream
 
 _RENEWAL = 10  # steps for which a set of start states is used
 _BUILDING, _RUNNING, _POOL, _ROW, _LOOK = range(5)  # what random numbers are for: no two uses share a stream
+
+
+Found = TypeVar("Found")
+_found: dict[str, Any] = {}
 
 
 def make(
@@ -179,7 +183,7 @@ class VmasEnv:
     @cached_property
     @torch.inference_mode()
     def _pool(self) -> tuple[Simulation, RowCopy] | None:
-        paths = self._trial().rows()
+        paths = self._try("rows", Trial.rows)
         if paths is None:
             return None
         pool = self._build(self.num_envs, self.device)
@@ -188,14 +192,19 @@ class VmasEnv:
             pool.reset()
         return pool, RowCopy(pool, self._simulation, paths)
 
-    def _trial(self) -> Trial:
-        return Trial(lambda size: self._build(size, torch.device("cpu")))
+    def _try(self, question: str, ask: Callable[[Trial], Found]) -> Found:
+        """What a trial of this scenario with these options finds; one trial serves a whole process."""
+        key = f"{question} {self._name} {sorted(self._options.items())}"
+        if key not in _found:
+            _found[key] = ask(Trial(lambda size: self._build(size, torch.device("cpu"))))
+        found: Found = _found[key]
+        return found
 
     @cached_property
     @torch.inference_mode()
     def _blank(self) -> dict[str, Any] | None:
         """The plain values of a simulation that was just built; None if it cannot be saved."""
-        return plain(self._build(self.num_envs, self.device)) if self._trial().can_save() else None
+        return plain(self._build(self.num_envs, self.device)) if self._try("save", Trial.can_save) else None
 
     def state_dict(self) -> dict[str, Tensor] | None:
         if self._blank is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .interface import Continuous, Discrete, EnvironmentFault, Group
 from .options import nearest
+from .vmas_together import together
 
 _OTHER_NUMBERS = r"\b(np|numpy)\.random\b|^\s*(import|from) random\b"
 _UNUSED = "passed but not used by the scenario"
@@ -110,12 +111,9 @@ class Simulation:
         self.world = self.env.world
         self.agents = list(self.env.agents)
         self.groups, members = self._group()
-        self._places = [
-            (agent, name, members[name].index(i))
-            for i, agent in enumerate(self.agents)
-            for name in members
-            if i in members[name]
-        ]
+        homes = {i: (name, place) for name in members for place, i in enumerate(members[name])}
+        places = [(agent, *homes[i]) for i, agent in enumerate(self.agents)]
+        self._course = together(self.title, self.scenario, self.world) or _OneByOne(self, places)
         self._drives = {name: _Drive(self, [self.agents[i] for i in indices]) for name, indices in members.items()}
         self._noisy = [agent for agent in self.agents if agent.u_noise > 0 or (self.talks(agent) and agent.c_noise > 0)]
         self.can_draw = True  # until it is found that it cannot
@@ -182,24 +180,18 @@ class Simulation:
         self.scenario.env_reset_world_at(None)
 
     def observe(self, observation: dict[str, Tensor]) -> None:
-        """Write what every agent sees into `observation [E, N, O]`, in VMAS's order of agents."""
-        for agent, name, place in self._places:
-            observation[name][:, place] = self.scenario.observation(agent).reshape(self.num_envs, -1)
+        """Write what every agent sees into `observation [E, N, O]`."""
+        self._course.observe(observation)
 
     def step(self, actions: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """(reward `[E, N]`, observation `[E, N, O]`, done `[E]` as the scenario says it, which knows no clock)."""
         for name, drive in self._drives.items():
             drive(actions[name])
         self._add_noise()
-        for agent in self.world.agents:
-            self.scenario.env_process_action(agent)
-        self.scenario.pre_step()
-        self.world.step()
-        self.scenario.post_step()
+        self._course.advance()
         reward, observation = self.empty()
-        for agent, name, place in self._places:
-            reward[name][:, place] = self.scenario.reward(agent).reshape(self.num_envs)  # some give [E, 1]
-        self.observe(observation)
+        self._course.pay(reward)
+        self._course.observe(observation)
         return reward, observation, self.scenario.done()
 
     def _add_noise(self) -> None:
@@ -208,6 +200,29 @@ class Simulation:
                 agent.action.u = agent.action.u + torch.randn_like(agent.action.u) * agent.u_noise
             if self.talks(agent) and agent.c_noise > 0:
                 agent.action.c = agent.action.c + torch.randn_like(agent.action.c) * agent.c_noise
+
+
+class _OneByOne:
+    """The course of any scenario: VMAS's own code, agent by agent, in its order."""
+
+    def __init__(self, simulation: Simulation, places: list[tuple[Any, str, int]]) -> None:
+        self.scenario, self.world, self.num_envs = simulation.scenario, simulation.world, simulation.num_envs
+        self.places = places  # agent, its group, its place there
+
+    def advance(self) -> None:
+        for agent in self.world.agents:
+            self.scenario.env_process_action(agent)
+        self.scenario.pre_step()
+        self.world.step()
+        self.scenario.post_step()
+
+    def pay(self, reward: dict[str, Tensor]) -> None:
+        for agent, name, place in self.places:
+            reward[name][:, place] = self.scenario.reward(agent).reshape(self.num_envs)  # some give [E, 1]
+
+    def observe(self, observation: dict[str, Tensor]) -> None:
+        for agent, name, place in self.places:
+            observation[name][:, place] = self.scenario.observation(agent).reshape(self.num_envs, -1)
 
 
 class _Drive:

@@ -19,6 +19,7 @@ from hypermarl.envs import vmas as vmas_envs
 from hypermarl.envs.interface import Discrete
 from hypermarl.envs.vmas_memory import random_actions
 from hypermarl.envs.vmas_simulation import Simulation, Stream
+from hypermarl.envs.vmas_together import Dispersion, Navigation
 
 E = 3
 SCENARIOS = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]
@@ -49,8 +50,8 @@ def plain(name: str, options: dict[str, Any]) -> Environment:
 
 
 @pytest.mark.parametrize(("name", "continuous"), ALL)
-def test_steps_are_those_of_plain_vmas(name: str, continuous: bool) -> None:
-    options = {"continuous_actions": continuous}
+def test_steps_are_those_of_plain_vmas(name: str, continuous: bool, **rest: Any) -> None:
+    options = {"continuous_actions": continuous, **rest}
     reference = plain(name, options)
     seed_all(1)
     ours = Simulation(name, E, torch.device("cpu"), options)
@@ -64,7 +65,7 @@ def test_steps_are_those_of_plain_vmas(name: str, continuous: bool) -> None:
     ours.reset()
     ours.observe(observation)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4 if name in ("pollock", "road_traffic") else 10):
+    for _ in range(4 if name in ("pollock", "road_traffic") else 40 if rest else 10):
         for group, indices in members.items():
             assert torch.equal(observation[group], torch.stack([expected[i] for i in indices], dim=1).float())
         actions = random_actions(ours, generator)
@@ -78,6 +79,43 @@ def test_steps_are_those_of_plain_vmas(name: str, continuous: bool) -> None:
         assert torch.equal(over, done)
         for group, indices in members.items():
             assert torch.equal(rewards[group], torch.stack([reward[i].reshape(E) for i in indices], dim=1))
+
+
+DISPERSION = [
+    {"food_radius": 0.08, "penalise_by_time": True},
+    {"food_radius": 0.4, "share_reward": True, "n_food": 6},
+    {"food_radius": 0.4, "share_reward": True, "penalise_by_time": True, "n_agents": 7, "n_food": 2, "pos_range": 0.4},
+    {"food_radius": 0.5, "n_agents": 1, "n_food": 1},
+    {"food_radius": 0.3, "n_agents": 8, "n_food": 9},
+]
+NAVIGATION = [
+    {"n_agents": 8, "agents_with_same_goal": 4, "observe_all_goals": True, "shared_rew": False},
+    {"n_agents": 3, "shared_rew": True, "final_reward": 0.5, "agent_radius": 0.25},
+    {
+        "n_agents": 4,
+        "agents_with_same_goal": 4,
+        "world_spawning_x": 0.6,
+        "enforce_bounds": True,
+        "pos_shaping_factor": 0.3,
+    },
+    {"n_agents": 4, "agents_with_same_goal": 2, "split_goals": True, "shared_rew": False},
+    {"n_agents": 1, "shared_rew": False},
+]
+
+
+@pytest.mark.parametrize(
+    "options", [("dispersion", each) for each in DISPERSION] + [("navigation", each) for each in NAVIGATION]
+)
+@pytest.mark.parametrize("continuous", [True, False])
+def test_all_agents_at_once_are_those_of_plain_vmas(options: tuple[str, dict[str, Any]], continuous: bool) -> None:
+    name, given = options
+    given = given | ({"collisions": False} if name == "navigation" else {})
+    assert isinstance(Simulation(name, 2, torch.device("cpu"), given)._course, (Dispersion, Navigation))
+    test_steps_are_those_of_plain_vmas(name, continuous, **given)
+
+
+def test_a_team_that_collides_is_left_to_vmas() -> None:
+    assert not isinstance(Simulation("navigation", 2, torch.device("cpu"), {})._course, Navigation)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS])

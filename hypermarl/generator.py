@@ -1,6 +1,6 @@
 """The generator core: conditioning in, every agent's named tensors out.
 
-    trunk -> features [*lead, N, W];  plus the slot's places [K, W];  the slot's head -> [*lead, N, K, *shape];
+    trunk -> features [*lead, N, W];  scaled by the slot's places [K, W];  the slot's head -> [*lead, N, K, *shape];
     plus the slot's base [K, *shape];  unbind K into names.
 
 It knows neither policies nor language models. Parameters may carry leading axes (`lead`, in training the seeds `S`,
@@ -153,8 +153,8 @@ class Generator(nn.Module):
 class FullHead(nn.Module):
     """`[*lead, N, W]` -> `[*lead, N, K, *shape]` by one linear map; ids `[N]` pick rows (one-hot as a table).
 
-    With `placed`, the K tensors share the map and are told apart by a learned place added to the features; without,
-    each has a map of its own.
+    With `placed`, the K tensors share the map and are told apart by a learned place that scales the features (were it
+    added, agents would differ in the same way in all K tensors); without, each has a map of its own.
     """
 
     def __init__(self, weight: WeightSpec, count: int, width: int, placed: bool, rng: torch.Generator) -> None:
@@ -177,7 +177,7 @@ class FullHead(nn.Module):
     def _placed(self, features: Tensor) -> Tensor:
         """`[*lead, N, K, W]`."""
         assert self.places is not None
-        return features.unsqueeze(-2) + self.places.unsqueeze(-3)
+        return features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3))
 
     @torch.no_grad()
     def solve(self, features: Tensor, wanted: Tensor) -> None:

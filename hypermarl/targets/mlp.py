@@ -67,12 +67,13 @@ def run_layers(layers: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, activati
     bend = ACTIVATIONS[activation]
     lead = layers[0][0].shape[:-3]
     agents = inputs.shape[-2]
-    shared = agents > 1 and all(weight.shape[-3] == 1 for weight, _ in layers)
+    shared = agents > 1 and all(weight.shape[-3] == 1 == bias.shape[-2] for weight, bias in layers)
     batch = inputs.shape[: inputs.ndim - 2 - len(lead)]
     x = _grouped(inputs, len(lead), shared)  # [M, B, D]
     for i, (weight, bias) in enumerate(layers):
         if not shared and weight.shape[-3] != agents:
             weight = weight.expand(*weight.shape[:-3], agents, *weight.shape[-2:])
+        if not shared and bias.shape[-2] != agents:
             bias = bias.expand(*bias.shape[:-2], agents, bias.shape[-1])
         x = torch.baddbmm(bias.reshape(-1, 1, bias.shape[-1]), x, weight.reshape(-1, *weight.shape[-2:]))
         if last or i < len(layers) - 1:

@@ -94,7 +94,7 @@ class PettingZooVector:
         self._stepped_to = max_steps
         first, self._form = open_to_train(name, self._options)
         self.groups: dict[str, Group] = self._form.groups
-        clocks = [max_steps, getattr(first.unwrapped, "max_cycles", None)]
+        clocks = [max_steps, getattr(getattr(first, "unwrapped", first), "max_cycles", None)]
         self.max_steps: int | None = min((clock for clock in clocks if isinstance(clock, int)), default=None)
         self._crew: Crew | None = None
         self._rows: Rows | None = None
@@ -262,6 +262,7 @@ class PettingZooVector:
             )
             if found != expected:
                 raise fault(self.name, f"the stored state is of another environment or another number of them ({key})")
+        state = {key: tensor.cpu() for key, tensor in state.items()}
         length = state["length"].numpy()
         board["seed"][:], board["episode"][:] = state["seed"].numpy(), state["episode"].numpy()
         board["restart"][:] = True

@@ -31,7 +31,7 @@ class Cycle:
             aec = aec.env
         self.aec = aec
         self.possible_agents: list[str] = list(aec.possible_agents)
-        self.metadata = aec.metadata
+        self.metadata = getattr(aec, "metadata", {})
         self.agents: list[str] = []
         self.observation_space = aec.observation_space
         self.action_space = aec.action_space
@@ -87,7 +87,7 @@ class TurnBased(ParallelEnv):  # type: ignore[misc]
     def __init__(self, aec: Any, name: str) -> None:
         self.aec, self.name = aec, name
         self.possible_agents = list(aec.possible_agents)
-        self.metadata = aec.metadata
+        self.metadata = getattr(aec, "metadata", {})
         self.render_mode = getattr(aec, "render_mode", None)
         self.agents: list[str] = []
         self._spaces = {agent: self._with_mask(agent) for agent in self.possible_agents}
@@ -176,4 +176,4 @@ def as_parallel(env: Any, name: str) -> Any:
         return env
     if isinstance(env, wrappers.OrderEnforcingWrapper) and isinstance(env.env, parallel_to_aec_wrapper):
         return env.env.env
-    return Cycle(env, name) if env.metadata.get("is_parallelizable", False) else TurnBased(env, name)
+    return Cycle(env, name) if getattr(env, "metadata", {}).get("is_parallelizable", False) else TurnBased(env, name)

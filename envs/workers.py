@@ -49,7 +49,7 @@ class Crew:
             self.board = Board(groups, num_envs, mmap.mmap(file.fileno(), size))
             shares = [num_envs * i // processes for i in range(processes + 1)]
             job = {
-                "path": sys.path,
+                "path": [str(folder) for folder in sys.path],
                 "name": name,
                 "options": dict(options),
                 "groups": {name: _as_words(group) for name, group in groups.items()},

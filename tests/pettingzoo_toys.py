@@ -271,6 +271,8 @@ class Careless(Pistons):
             cuts = dict(ends)
         if self.habit == "numbers for flags":
             ends = {agent: int(ends[agent]) for agent in ends}
+        if self.habit == "no last word":
+            seen = {agent: each for agent, each in seen.items() if not ends[agent]}
         if self.habit == "never emptied" and not self.agents:
             self.agents = before
         if self.habit == "answers for all":

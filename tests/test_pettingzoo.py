@@ -232,13 +232,24 @@ def test_our_clock_truncates_and_bootstraps_from_what_would_come() -> None:
 
 
 def test_death_at_the_clock_is_death() -> None:
-    env = make(TOY, num_envs=1, max_steps=5, options={"longest": 9})
-    for step in trajectory(env, 60):
-        assert not (step.terminated["piston"] & step.truncated["piston"]).any()
-    env = make(TOY, num_envs=8, max_steps=5, options={"longest": 9})
-    steps = trajectory(env, 60)
-    assert any(step.terminated["piston"].any() for step in steps)
-    assert any(step.truncated["piston"].any() for step in steps)
+    env = make(TOY, num_envs=8, max_steps=4)
+    env.auto_reset = False
+    steps = trajectory(env, 4)
+    ends = torch.tensor([list(each.ends.values()) for each in env._rows.envs])  # type: ignore[union-attr]
+    assert (ends == 4).any()
+    assert (ends > 4).any()
+    assert torch.equal(steps[-1].terminated["piston"], ends == 4)
+    assert torch.equal(steps[-1].truncated["piston"], ends > 4)
+
+
+def test_who_dies_need_not_say_what_it_sees() -> None:
+    env = make("pettingzoo_toys:Careless", num_envs=4, options={"habit": "no last word"})
+    for step in trajectory(env, 30):
+        assert not step.final["piston"][step.terminated["piston"]].any()
+    with pytest.raises(EnvironmentFault, match="gave no observation"):  # but a value is bootstrapped from the last
+        trajectory(
+            make("pettingzoo_toys:Careless", num_envs=4, max_steps=1, options={"fault": "no observation", "at": 1}), 1
+        )
 
 
 def test_the_environments_own_truncation_is_no_termination() -> None:
@@ -265,6 +276,7 @@ def test_masks_say_what_is_legal(mask: str) -> None:
         shown, alive = step.view.mask["piston"], step.view.alive["piston"]
         assert (shown.sum(-1)[alive] == 3).all()
         assert (shown.sum(-1)[~alive] == 1).all(), "one who is dead must have one action, for logits to be finite"
+        assert shown[..., 0][~alive].all()
 
 
 @pytest.mark.parametrize("see", ["image", "choice"])

@@ -64,6 +64,11 @@ def test_a_broken_environment_is_named_with_its_agent_and_its_fault(fault: str, 
     assert str(caught.value).endswith(".")
 
 
+def test_what_is_seen_last_must_be_finite_too() -> None:
+    with pytest.raises(EnvironmentFault, match="observation of agent 'piston_0' holds NaN"):
+        played(fault="nan observation", at=1, max_steps=1)
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

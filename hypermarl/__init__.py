@@ -1,7 +1,9 @@
 """HyperMARL: one hypernetwork generates every agent's weights.
 
+A trained team is loaded and played in two lines, on dicts by agent as PettingZoo gives and takes them:
+
     team = hypermarl.load("runs/my_run")
-    actions = team.act(observations)  # dicts by agent, as PettingZoo gives and takes them
+    actions = team.act(observations)
 """
 
 from __future__ import annotations

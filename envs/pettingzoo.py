@@ -54,10 +54,9 @@ def make(
     workers: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> PettingZooVector:
-    """`num_envs` copies in `workers` processes, or in this one where `workers` is 0 or 1."""
-    processes = min(workers, num_envs) if workers > 1 else 0
+    """`num_envs` copies, stepped in `workers` processes of which this is one; 0 and 1 are both this one alone."""
     return PettingZooVector(
-        name, num_envs=num_envs, device=device, max_steps=max_steps, processes=processes, options=options or {}
+        name, num_envs=num_envs, device=device, max_steps=max_steps, workers=workers, options=options or {}
     )
 
 
@@ -85,7 +84,7 @@ class PettingZooVector:
         num_envs: int,
         device: str | torch.device = "cpu",
         max_steps: int | None = None,
-        processes: int = 0,
+        workers: int = 1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.num_envs, self.device = name, num_envs, torch.device(device)
@@ -97,14 +96,16 @@ class PettingZooVector:
         clocks = [max_steps, getattr(getattr(first, "unwrapped", first), "max_cycles", None)]
         self.max_steps: int | None = min((clock for clock in clocks if isinstance(clock, int)), default=None)
         self._crew: Crew | None = None
-        self._rows: Rows | None = None
-        if processes:
-            first.close()
-            self._crew = Crew(name, self._options, self.groups, num_envs, max_steps=max_steps, processes=processes)
-            self._board = self._crew.board
-        else:
-            self._board = Board(self.groups, num_envs)
-            self._rows = Rows(name, self._options, self._form, self._board, max_steps=max_steps, first=first)
+        workers = max(min(workers, num_envs), 1)
+        mine = num_envs // workers
+        if workers > 1:
+            self._crew = Crew(
+                name, self._options, self.groups, num_envs, start=mine, processes=workers - 1, max_steps=max_steps
+            )
+        self._board = Board(self.groups, num_envs) if self._crew is None else self._crew.board
+        self._rows: Rows | None = Rows(
+            name, self._options, self._form, self._board, max_steps=max_steps, stop=mine, first=first
+        )
         self._tensors = {key: torch.from_numpy(array) for key, array in self._board.arrays.items()}
         self._closed = ""
         self._begun = self._whole = False
@@ -178,9 +179,10 @@ class PettingZooVector:
         try:
             if self._crew is not None:
                 self._crew.send(word)
+            assert self._rows is not None
+            self._rows.reset() if word == RESET else self._rows.step(auto_reset=word == STEP)
+            if self._crew is not None:
                 self._crew.collect()
-            elif self._rows is not None:
-                self._rows.reset() if word == RESET else self._rows.step(auto_reset=word == STEP)
         except EnvironmentFault as error:
             self.close()
             self._closed = f"it is closed since it failed ({str(error).rstrip('.')})"

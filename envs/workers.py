@@ -1,7 +1,8 @@
 """Processes that step PettingZoo environments into a shared board; only a byte per step goes through a pipe.
 
 A worker is a fresh interpreter that runs `serve`, not a `multiprocessing` child: it does not import the user's main
-module again, so that scripts need no guard, and gets no Ctrl-C of the terminal's.
+module again, so that scripts need no guard, and gets no Ctrl-C of the terminal's. The process that asks does a share
+of the work itself: it has nothing else to do meanwhile, and is awake when the others are done.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from .rows import Rows, open_to_train
 
 RESET, STEP, STEP_ONLY = b"r", b"s", b"n"  # the last does not reset what ends
 _DONE, _FAULT = b".", b"!"
-_POLL = 1e-3  # seconds to look for the answer on the board before sleeping on the pipe: waking up costs about 30 us
+_POLL = 1e-4  # seconds to look for the answer on the board before sleeping on the pipe: waking up costs about 30 us
 
 
 class Crew:
-    """Workers, each with a share of the rows of `board`."""
+    """Workers, each with a share of the rows of `board` from `start` on; those before are the caller's to step."""
 
     def __init__(
         self,
@@ -40,14 +41,15 @@ class Crew:
         groups: Mapping[str, Group],
         num_envs: int,
         *,
-        max_steps: int | None,
+        start: int,
         processes: int,
+        max_steps: int | None,
     ) -> None:
         self.name = name
         size = Board.size(groups, num_envs)
         with _shared_file(size) as file:
             self.board = Board(groups, num_envs, mmap.mmap(file.fileno(), size))
-            shares = [num_envs * i // processes for i in range(processes + 1)]
+            shares = [start + (num_envs - start) * i // processes for i in range(processes + 1)]
             job = {
                 "path": [str(folder) for folder in sys.path],
                 "name": name,
@@ -69,8 +71,8 @@ class Crew:
             self._turn = [0] * processes
             self._waiting: set[int] = set()
             try:
-                for i, (start, stop) in enumerate(itertools.pairwise(shares)):
-                    self.workers.append(_hire({**job, "start": start, "stop": stop, "place": i}))
+                for i, (first, stop) in enumerate(itertools.pairwise(shares)):
+                    self.workers.append(_hire({**job, "start": first, "stop": stop, "place": i}))
                     self._expect(i)
                 self.collect()
             except BaseException:

@@ -242,6 +242,15 @@ def nothing() -> None:
     """A factory that forgets to return what it made."""
 
 
+class Shy(Pistons):
+    """Breaks only away from the process `home`."""
+
+    def __init__(self, home: int, **options: Any) -> None:
+        super().__init__(**options)
+        if os.getpid() == home:
+            self.fault = ""
+
+
 class Careless(Pistons):
     """Works, but not as PettingZoo asks; `habit` says in what way."""
 

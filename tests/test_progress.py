@@ -151,7 +151,7 @@ def test_speed_is_that_of_the_last_half_minute() -> None:
     with Progress(10_000, console=console, now=hands) as progress:
         for second in range(1, 201):
             hands.time += 1.0
-            progress.update(second * (1 if second <= 100 else 10))
+            progress.update(second if second <= 100 else 100 + 10 * (second - 100))
         assert progress.speed == pytest.approx(10.0)
 
 
@@ -172,6 +172,7 @@ def test_a_terminal_gets_a_bar_that_fits_and_no_thread() -> None:
             hands.time += 10.0
             progress.update(500_000, returns=-0.5, shares={"environment": 0.3, "generation": 0.05, "update": 0.6})
             assert threading.active_count() == before
+            assert "25%" in file.getvalue()
             progress.message("[checkpoint] written")
         shown = file.getvalue()
         for part in ("25%", "500k/2M frames", "50k/s", "0:30 left", "return -0.5", "environment 30%"):

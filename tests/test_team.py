@@ -106,8 +106,9 @@ def test_continuous_actions_stay_in_the_box(kind: str) -> None:
     assert drawn[..., 1].max() > 6
 
 
-def test_missing_agents_change_nothing_for_the_others() -> None:
-    team, observations = team_of(), seen()
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+def test_missing_agents_change_nothing_for_the_others(sharing: str) -> None:
+    team, observations = team_of(f"sharing={sharing}"), seen()
     everybody = team.parameters(observations)
     some = team.parameters({agent: observations[agent] for agent in ("c", "a")})
     assert list(some) == ["c", "a"]
@@ -156,8 +157,9 @@ def test_illegal_actions_are_never_chosen(greedy: bool, inside: bool) -> None:
     assert team.act(plain, {"a": np.zeros(4, bool)})["a"] in range(4)  # waiting for its turn
 
 
-def test_weights_are_frozen_at_load() -> None:
-    team, observations = team_of(), seen()
+@pytest.mark.parametrize("sharing", runs.SHARINGS)
+def test_weights_are_frozen_at_load(sharing: str) -> None:
+    team, observations = team_of(f"sharing={sharing}"), seen()
     before = team.parameters(observations)
     with torch.no_grad():
         for parameter in team.squads["team"].policy.parameters():

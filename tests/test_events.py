@@ -49,6 +49,17 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     assert points(tmp_path, "x") == [(10, 10), (20, 20), (30, 300)]
 
 
+def test_a_tensorboard_that_is_open_meanwhile_forgets_too(tmp_path: Path) -> None:
+    first = events.EventFile(tmp_path)
+    for step in (10, 20, 30, 40):
+        first.add(step, events.scalars({"x": step}))
+    board = read(tmp_path)
+    assert len(board.Scalars("x")) == 4
+    events.EventFile(tmp_path, resumed_after=20).add(30, events.scalars({"x": 300}))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("x")] == [(10, 10), (20, 20), (30, 300)]
+
+
 @pytest.mark.parametrize("tail", [b"", b"\x20", b"\x20\0\0\0\0\0\0\0half a rec", b"\xff" * 40, b"\0" * 40])
 def test_nothing_is_left_of_what_a_resumed_run_forgot(tmp_path: Path, tail: bytes) -> None:
     """For readers that know nothing of restarts, such as TensorBoard's own fast one."""

@@ -42,7 +42,14 @@ def policy(one: Group, *words: str, seeds: Sequence[int] = (0,), stir: float = 0
 def policies(
     groups: Mapping[str, Group], *words: str, seeds: Sequence[int] = (0,), stir: float = 0.3
 ) -> dict[str, Policy]:
-    return {name: stirred(each, stir) for name, each in build_policies(config(*words), groups, seeds).items()}
+    made = build_policies(config(*words), groups, seeds)
+    for each in made.values():
+        rngs = [rng(1000 + seed) for seed in seeds]  # so that a seed is the same alone and among others
+        with torch.no_grad():
+            for parameter in each.parameters():
+                noise = torch.stack([torch.randn(parameter.shape[1:], generator=one) for one in rngs])
+                parameter.add_(stir * noise)
+    return made
 
 
 def stirred(module: M, size: float = 0.3, seed: int = 1) -> M:

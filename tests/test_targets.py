@@ -18,12 +18,12 @@ from hypermarl.targets.gru import History
 from hypermarl.targets.mlp import run_layers
 
 
-def drawn(spec: TargetSpec, *lead: int, only: int | None = None) -> Weights:
-    """Random weights; tensors number `only` and the shared ones are there once for all agents."""
+def drawn(spec: TargetSpec, *lead: int, once: tuple[int, ...] = ()) -> Weights:
+    """Random weights; tensors with the numbers `once` and the shared ones are there once for all agents."""
     source = rng(2)
     weights = {}
     for i, weight in enumerate(spec.weights):
-        agents = (*lead[:-1], 1) if weight.shared or i == only else lead
+        agents = (*lead[:-1], 1) if weight.shared or i in once else lead
         weights[weight.name] = torch.randn(*agents, *weight.shape, generator=source)
     return weights
 
@@ -44,14 +44,12 @@ def perceptron(target: MLPTarget, weights: Weights, x: Tensor) -> Tensor:
     return nn.Sequential(*layers[:-1])(x)
 
 
-@pytest.mark.parametrize(
-    "only", [None, 0, 1, 4], ids=["own", "first matrix shared", "first bias shared", "last matrix shared"]
-)
+@pytest.mark.parametrize("once", [(), (0,), (1,), (0, 1), (4,)], ids=["none", "matrix", "bias", "layer", "last matrix"])
 @pytest.mark.parametrize("lead", [(), (2,), (2, 5)])
 @pytest.mark.parametrize("batch", [(), (6,), (6, 4)])
-def test_apply_is_a_loop_over_agents(batch: tuple[int, ...], lead: tuple[int, ...], only: int | None) -> None:
+def test_apply_is_a_loop_over_agents(batch: tuple[int, ...], lead: tuple[int, ...], once: tuple[int, ...]) -> None:
     target = MLPTarget((7, 8, 9, 11), activation="tanh")
-    weights = drawn(target.spec, *lead, 3, only=only)
+    weights = drawn(target.spec, *lead, 3, once=once)
     x = torch.randn(*batch, *lead, 3, 7, generator=rng(1))
     found = target.apply(weights, x)
     assert found.shape == (*batch, *lead, 3, 11)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -69,24 +70,29 @@ def adam(ps: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(ps, lr=0.1, fused=True)
 
 
+def sgd(ps: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(ps, lr=0.1)
+
+
 def slices(ps: list[nn.Parameter], s: int) -> list[nn.Parameter]:
     return [nn.Parameter(p.detach()[s : s + 1].clone()) for p in ps]
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_seeds_descend_as_if_alone(steps: int) -> None:
+@pytest.mark.parametrize("make", [adam, sgd])
+def test_seeds_descend_as_if_alone(make: Callable[..., torch.optim.Optimizer], steps: int) -> None:
     """Seeds with gradients of very different sizes: each is clipped by its own norm, as PyTorch would."""
     together = parameters()
     scale = torch.tensor([1e-3, 1.0, 1e3])
     alone = [slices(together, s) for s in range(3)]
-    optimizer, healthy = adam(together), torch.ones(3, dtype=torch.bool)
+    optimizer, healthy = make(together), torch.ones(3, dtype=torch.bool)
     for _ in range(steps):
         torch.autograd.backward(loss(together, scale))
         norms = descend(optimizer, [together], 0.5, healthy)
     assert all(p.grad is None for p in together)
     assert healthy.all()
     for s, ps in enumerate(alone):
-        own = adam(ps)
+        own = make(ps)
         for _ in range(steps):
             torch.autograd.backward(loss(ps, scale[s : s + 1]))
             expected = nn.utils.clip_grad_norm_(ps, 0.5)
@@ -128,6 +134,7 @@ def test_a_seed_that_fails_stays_and_the_others_go_on(poison: float, lists: int)
             descend(optimizer, groups, 0.5, healthy)
             trace.append([p.detach().clone() for p in ps])
         runs.append((trace, healthy))
+        assert all(value.isfinite().all() for state in optimizer.state.values() for value in state.values())
     (trace, healthy), (untouched, _) = runs
     assert healthy.tolist() == [True, False, True]
     for step in range(5):

@@ -174,6 +174,7 @@ def test_values_keep_their_types() -> None:
     [
         ("algorithm.lrr=1", ["'algorithm.lrr'", "'algorithm.lr'"]),
         ("algorithm.learning_rate=1", ["'algorithm.lr'"]),
+        ("+algorithm.foo=1", ["'algorithm.foo'", "mean 'algorithm."]),
         ("lr=1", ["'lr'", "'algorithm.lr'"]),
         ("+seeed=1", ["'seeed'", "'seed'"]),
         ("sharing.generator.trunc=[8]", ["'sharing.generator.trunk'"]),

@@ -176,7 +176,7 @@ def ppo(
     terms = [
         found["loss_objective"],
         value / (config.value_coef or 1.0),
-        entropy + volume,
+        entropy - volume,
         found["kl_approx"],
         found["clip_fraction"],
     ]

@@ -153,7 +153,7 @@ def _spread_noise(samples: int, observations: int, actions: int, rng: torch.Gene
     for each observation, has a fraction of the error of independent draws at the same cost.
     """
     start = int(torch.randint(2**31, (), generator=rng))
-    sequence = torch.quasirandom.SobolEngine(actions, scramble=True, seed=start)  # type: ignore[no-untyped-call]
+    sequence = torch.quasirandom.SobolEngine(actions, scramble=True, seed=start)
     points = sequence.draw(samples, dtype=torch.float64).unsqueeze(1)
     shift = torch.rand((observations, actions), dtype=torch.float64, generator=rng)
     noise: Tensor = torch.special.ndtri(((points + shift) % 1.0).clamp(1e-12, 1 - 1e-12))

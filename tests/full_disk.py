@@ -1,4 +1,4 @@
-"""A disk that is full, for this process: files cannot grow beyond a size."""
+"""Disks for tests: one that is full, for this process, and one that is fast."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+
+@contextmanager
+def fast_disk() -> Iterator[None]:
+    """Nothing waits for the disk; what is in files is the same, short of a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from full_disk import limited_files
+from full_disk import fast_disk, limited_files
 from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
@@ -19,6 +20,12 @@ from hypermarl.errors import UserError
 from hypermarl.marl.monitor import KEPT_EMBEDDINGS, Monitor, flatten
 
 AGENTS = ("walker", "runner", "agent_7")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fast() -> Iterator[None]:
+    with fast_disk():
+        yield
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -142,14 +149,14 @@ def test_embeddings_can_be_opened_in_the_projector(tmp_path: Path) -> None:
 def test_the_first_and_the_latest_embeddings_are_kept_the_latest_first(tmp_path: Path) -> None:
     with Monitor(tmp_path, labels=AGENTS) as monitor:
         monitor.embeddings(300, torch.ones(3, 3), name="critic")
-        for frame in range(5, 1000, 50):
+        for frame in range(5, 600, 50):
             monitor.embeddings(frame, torch.full((3, 3), float(frame)))
     listed = projector(tmp_path)
     assert [name for name, _ in listed if name.startswith("critic")] == ["critic (latest, frame 300)"]
     listed = [(name, path) for name, path in listed if name.startswith("agents")]
     assert len(listed) == KEPT_EMBEDDINGS
-    assert listed[0][0] == "agents (latest, frame 955)"
-    assert listed[0][1].read_text().startswith("955\t")
+    assert listed[0][0] == "agents (latest, frame 555)"
+    assert listed[0][1].read_text().startswith("555\t")
     assert listed[1][0] == "agents at frame 000000000005"
     assert sorted(path for _, path in listed) == sorted((tmp_path / "embeddings").glob("agents-0*.tsv"))
 

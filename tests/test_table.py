@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from full_disk import limited_files
+from full_disk import fast_disk, limited_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypermarl.errors import UserError
 from hypermarl.marl.table import Table
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fast() -> Iterator[None]:
+    with fast_disk():
+        yield
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -119,14 +126,15 @@ def test_a_full_disk_leaves_the_table_as_it_was(tmp_path: Path, values: dict[str
     assert [row["frame"] for row in rows(path)] == ["0", "10", "20"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(
             st.integers(0, 4),
             st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False), min_size=1),
             st.booleans(),
-        )
+        ),
+        max_size=8,
     )
 )
 def test_any_history_makes_the_table_a_dictionary_would(

@@ -133,7 +133,8 @@ class VmasEnv:
         if self._tens != self._clock // _RENEWAL:
             self._tens = self._clock // _RENEWAL
             self._taken.zero_()
-        for turn in range(int((self._taken * rows).max()) + 1):
+        most = int((self._taken * rows).max())
+        for turn in sorted(set(self._taken[rows].tolist())) if most else [0]:
             chosen = rows & (self._taken == turn)
             now = (self._seed, self._tens, turn)
             if self._pool is None:
@@ -256,8 +257,7 @@ class VmasEnv:
     def render(self) -> np.ndarray:
         if not self._observation:
             self.reset()
-        self._starts.seed(_LOOK)  # a scenario may draw numbers for its picture: never those of the episodes
-        with torch.inference_mode(), self._starts:
+        with torch.inference_mode(), self._starts:  # a scenario may draw numbers for its picture
             return draw(self._simulation)
 
     def close(self) -> None:

@@ -57,8 +57,10 @@ def test_is_a_vector_env_of_ordinary_float_tensors() -> None:
     assert (group.observation, group.action, group.agents) == (16, Discrete(9), tuple(f"agent_{i}" for i in range(4)))
     with torch.inference_mode():  # the caller's own mode must not show in what comes out
         view, step = env.reset(0), env.step(REST)
-    for tensor in (view.observation["agents"], step.view.observation["agents"], step.reward["agents"]):
-        assert tensor.dtype == torch.float32 and not tensor.is_inference()
+    seen = (view.observation["agents"], step.view.observation["agents"], step.reward["agents"])
+    assert all(tensor.dtype == torch.float32 and not tensor.is_inference() for tensor in seen)
+    ends = (step.terminated["agents"], step.truncated["agents"], step.done)
+    assert all(tensor.dtype == torch.bool and not tensor.is_inference() for tensor in ends)
     assert view.observation["agents"].shape == (3, 4, 16) and step.reward["agents"].shape == (3, 4)
     assert step.done.shape == (3,) and step.terminated["agents"].shape == (3, 4)
     assert step.reward["agents"].eq(-0.01).all()  # nobody eats at the origin: the penalty of the paper's setting
@@ -208,17 +210,21 @@ def test_rows_are_started_by_hand_each_time_differently(name: str) -> None:
 def test_a_state_continues_bit_for_bit_in_a_fresh_environment(name: str) -> None:
     from safetensors.torch import load, save
 
-    env = vmas_envs.make(name, num_envs=4, max_steps=8)
+    env = vmas_envs.make(name, num_envs=4, max_steps=3)
     env.reset(2)
     list(record(env, 13))
+    env.reset_rows(torch.tensor([True, False, False, True]))  # from here on they end at different times
+    list(record(env, 1))
     state = env.state_dict()
     assert state is not None
     ahead = list(record(env, 20, seed=5))
-    fresh = vmas_envs.make(name, num_envs=4, max_steps=8)
+    again = env.reset()
+    fresh = vmas_envs.make(name, num_envs=4, max_steps=3)
     view = fresh.load_state_dict(load(save(state)))
     last = {group: state[f"observation/{group}"] for group in env.groups}
     assert all(torch.equal(view.observation[group], last[group]) for group in last)
     assert same(iter(ahead), record(fresh, 20, seed=5))
+    assert all(torch.equal(again.observation[group], seen) for group, seen in fresh.reset().observation.items())
     env.load_state_dict(state)
     assert same(iter(ahead), record(env, 20, seed=5))
 

@@ -23,7 +23,13 @@ from hypermarl.envs.vmas_together import Dispersion, Navigation
 
 E = 3
 SCENARIOS = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]
-FAST = [("dispersion", False), ("navigation", True), ("simple_reference", True), ("simple_reference", False)]
+FAST = [
+    ("dispersion", False),
+    ("navigation", True),
+    ("balance", True),
+    ("simple_reference", True),
+    ("simple_reference", False),
+]
 # every scenario with both kinds of actions
 ALL = [
     pytest.param(name, continuous, marks=() if (name, continuous) in FAST else pytest.mark.slow)

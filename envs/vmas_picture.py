@@ -42,7 +42,8 @@ class _Sketch:
         reach = max(max(abs(place[0] - self.middle[0]), abs(place[1] - self.middle[1])) for place in places)
         body = max(entity.shape.circumscribed_radius() for entity in world.agents)
         self.pixels = min(self.picture.shape[:2]) / (2 * max(scenario.viewer_zoom, reach + 2 * body))
-        self._walls(world)
+        if scenario.visualize_semidims:
+            self._walls(world)
         for joint in getattr(world, "_joints", {}).values():
             one, other = (joint.pos_point(entity)[0].tolist() for entity in (joint.entity_a, joint.entity_b))
             self._line((one, other), 1.0, _EDGE)

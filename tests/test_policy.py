@@ -142,7 +142,13 @@ def test_masked_actions_have_no_chance() -> None:
 
 @pytest.mark.parametrize(
     "words, agents",
-    [((), 1), (("sharing.share_log_std=false",), 3), (("sharing=independent",), 3), (("sharing=shared",), 1)],
+    [
+        ((), 1),
+        (("sharing.share_log_std=false",), 3),
+        (("sharing=independent",), 3),
+        (("sharing=independent", "sharing.share_log_std=true"), 3),
+        (("sharing=shared",), 1),
+    ],
 )
 def test_how_many_have_a_spread_of_their_own(words: tuple[str, ...], agents: int) -> None:
     weights = policy(group(3, 5, (1.0, 2.0)), *words, stir=0.0).actor.weights()

@@ -40,4 +40,5 @@ if __name__ == "__main__":
 
     played = vectorised.evaluate(env, act, episodes, 10_000)
     team = played.team
-    print(f"{sys.argv[1]} random: return {team.mean():.3f} +- {1.96 * team.std() / np.sqrt(len(team)):.3f}, {len(team)} episodes")
+    margin = 1.96 * team.std() / np.sqrt(len(team))
+    print(f"{sys.argv[1]} random: return {team.mean():.3f} +- {margin:.3f}, {len(team)} episodes")

@@ -46,6 +46,8 @@ def line(path: Path, metric: str) -> str:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    print(f"| environment | agents | sharing | algorithm | {sys.argv[1]}, IQM [95 %] | seeds |\n|---|---|---|---|---|---|")
+    print(
+        f"| environment | agents | sharing | algorithm | {sys.argv[1]}, IQM [95 %] | seeds |\n|---|---|---|---|---|---|"
+    )
     for argument in sys.argv[2:]:
         print(line(Path(argument), sys.argv[1]))

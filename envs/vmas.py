@@ -13,11 +13,12 @@ from torch import Tensor
 
 from .interface import EnvironmentFault, Group, Step, View
 from .options import nearest
-from .vmas_memory import RowCopy, Trial, plain, restore, save
+from .vmas_memory import RowCopy, Starts, plain, restore, save
 from .vmas_picture import draw
 from .vmas_simulation import Simulation, Stream
+from .vmas_trial import Trial
 
-_RENEWAL = 10  # steps for which a set of start states is used
+_SPAN = 50  # steps in which an environment's starts are counted
 _BUILDING, _RUNNING, _POOL, _ROW, _LOOK = range(5)  # what random numbers are for: no two uses share a stream
 
 
@@ -49,10 +50,10 @@ class VmasEnv:
 
     VMAS can start all environments anew, or one at a time in a Python loop that costs more than the physics. Here an
     environment that ends takes its row of a second simulation, which is started anew as a whole: row e for environment
-    e, so that nothing passes between environments. Which start it gets depends on the seed, the clock in tens of steps,
-    and how many starts it had in these ten: never on who else ended. So the second simulation is started anew only
-    when somebody takes from it. Where a scenario's state is more than rows of tensors (tried out on two small copies),
-    VMAS's own loop is used.
+    e, so that nothing passes between environments. Which start it gets depends on the seed, the clock in spans of 50
+    steps, and how many starts it had in this span: never on who else ended. So the second simulation is started anew
+    only when somebody asks for a start that nobody had before. Where a scenario's state is more than rows of tensors
+    (tried out on two small copies), VMAS's own loop is used.
 
     Inside all is done in inference mode, which is worth a tenth of the time; what comes out are ordinary tensors.
     """
@@ -68,13 +69,11 @@ class VmasEnv:
         self.groups: dict[str, Group] = self._simulation.groups
         self._stream = Stream(device, self._simulation.draws_everywhere)
         self._starts = Stream(device, self._simulation.draws_everywhere)
-        self._seed, self._clock, self._tens = 0, 0, 0
+        self._taken = torch.zeros(num_envs, dtype=torch.int64, device=device)  # starts in the current span
         self._reseed(int(np.random.SeedSequence().generate_state(1)[0]))
         self._steps = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._observation: dict[str, Tensor] = {}
-        self._taken = torch.zeros(num_envs, dtype=torch.int64, device=device)  # starts in the current ten steps
-        self._renewed: tuple[int, ...] = ()
-        self._start_observation: dict[str, Tensor] = {}
+        self._drawn: dict[tuple[int, ...], tuple[Starts, dict[str, Tensor]]] = {}  # the starts of the current span
 
     def _build(self, num_envs: int, device: torch.device) -> Simulation:
         stream = Stream(device, everywhere=True)
@@ -83,7 +82,8 @@ class VmasEnv:
             return Simulation(self._name, num_envs, device, self._options)
 
     def _reseed(self, seed: int) -> None:
-        self._seed, self._clock, self._tens = seed, 0, 0
+        self._seed, self._clock, self._span = seed, 0, 0
+        self._taken.zero_()
         self._stream.seed(_RUNNING, seed)
 
     @torch.inference_mode()
@@ -95,7 +95,6 @@ class VmasEnv:
             self._simulation.reset()
             self._simulation.observe(observation)
         self._steps.zero_()
-        self._taken.zero_()
         self._observation = observation
         return View(observation)
 
@@ -130,37 +129,36 @@ class VmasEnv:
 
     def _begin(self, rows: Tensor) -> None:
         """Start the environments where `rows [E]` is true anew; the others keep what they last saw."""
-        if self._tens != self._clock // _RENEWAL:
-            self._tens = self._clock // _RENEWAL
+        if self._span != self._clock // _SPAN:
+            self._span = self._clock // _SPAN
             self._taken.zero_()
         most = int((self._taken * rows).max())
         for turn in sorted(set(self._taken[rows].tolist())) if most else [0]:
             chosen = rows & (self._taken == turn)
-            now = (self._seed, self._tens, turn)
-            if self._pool is None:
-                self._begin_one_by_one(chosen, now)
-            else:
-                self._renew(self._pool[0], now)
-                self._pool[1](chosen)
+            now = (self._seed, self._span, turn)
+            fresh = self._begin_one_by_one(chosen, now) if self._pool is None else self._begin_at_once(chosen, now)
             with torch.inference_mode(False):
-                mask, fresh = chosen[:, None, None], self._start_observation
-                self._observation = {
-                    name: torch.where(mask, fresh[name], old) for name, old in self._observation.items()
-                }
+                seen, mask = self._observation, chosen[:, None, None]
+                self._observation = {name: torch.where(mask, fresh[name], seen[name]) for name in seen}
         self._taken += rows
         self._steps.masked_fill_(rows, 0)
 
-    def _renew(self, pool: Simulation, now: tuple[int, ...]) -> None:
-        if now == self._renewed:
-            return
-        self._renewed = now
-        _, self._start_observation = pool.empty()
-        self._starts.seed(_POOL, *now)
-        with self._starts:
-            pool.reset()
-            pool.observe(self._start_observation)
+    def _begin_at_once(self, rows: Tensor, now: tuple[int, ...]) -> dict[str, Tensor]:
+        assert self._pool is not None
+        pool, copy = self._pool
+        if now not in self._drawn:
+            self._drawn = {when: starts for when, starts in self._drawn.items() if when[:-1] == now[:-1]}
+            _, observation = pool.empty()
+            self._starts.seed(_POOL, *now)
+            with self._starts:
+                pool.reset()
+                pool.observe(observation)
+            self._drawn[now] = copy.take(), observation
+        starts, observation = self._drawn[now]
+        copy.give(rows, starts)
+        return observation
 
-    def _begin_one_by_one(self, rows: Tensor, now: tuple[int, ...]) -> None:
+    def _begin_one_by_one(self, rows: Tensor, now: tuple[int, ...]) -> dict[str, Tensor]:
         """As VMAS does it. All at once where all end, which some scenarios need: they only then choose a new goal."""
         if bool(rows.all()):
             self._starts.seed(_POOL, *now)
@@ -171,10 +169,11 @@ class VmasEnv:
                 self._starts.seed(_ROW, *now, row)
                 with self._starts:
                     self._simulation.reset_at(row)
-        _, self._start_observation = self._simulation.empty()
+        _, observation = self._simulation.empty()
         self._starts.seed(_LOOK, *now)
         with self._starts:
-            self._simulation.observe(self._start_observation)
+            self._simulation.observe(observation)
+        return observation
 
     @cached_property
     def pooled(self) -> bool:
@@ -217,7 +216,7 @@ class VmasEnv:
         state |= {f"random/{i}": tensor for i, tensor in enumerate(self._stream.state())}
         state["steps"] = self._steps.clone()
         state["taken"] = self._taken.clone()
-        state["clock"] = torch.tensor([self._seed, self._clock, self._tens])
+        state["clock"] = torch.tensor([self._seed, self._clock, self._span])
         return state
 
     @torch.inference_mode()
@@ -236,7 +235,7 @@ class VmasEnv:
         except LookupError as error:
             raise self._fault(f"takes no such state: it is of {error}") from error
         self._stream.load([state[f"random/{i}"].cpu() for i in range(len(random))])
-        self._seed, self._clock, self._tens = (int(number) for number in state["clock"])
+        self._seed, self._clock, self._span = (int(number) for number in state["clock"])
         self._steps.copy_(state["steps"])
         self._taken.copy_(state["taken"])
         with torch.inference_mode(False):

@@ -1,8 +1,7 @@
 """All that a VMAS simulation remembers, found by walking its objects: tensors, numbers, and who refers to whom.
 
 VMAS can start all environments anew or one, in a Python loop, and cannot save. Both needs have one answer here: the
-tensors behind a simulation, named by where they are found. What cannot be told from them is found out by trial, on two
-small simulations, when an environment is made (`can_copy_rows`) or first saved (`can_save`).
+tensors behind a simulation, named by where they are found. Whether they are all there is to it, `vmas_trial` finds out.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import enum
 import json
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,11 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors as _flatten
 from torch._utils import _unflatten_dense_tensors as _unflatten
 
-from .interface import Discrete
-from .vmas_simulation import Simulation, Stream
+from .vmas_simulation import Simulation
 
 _OPAQUE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, torch.Generator)
 _PLAIN = (bool, int, float, str, np.number, enum.Enum)
 _BOXES = (dict, list, tuple, deque)
-_TRIAL = 7  # environments in a trial: a number that no other axis of a scenario is likely to have
-_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +117,15 @@ def _items(children: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(children))
 
 
+@dataclass(frozen=True)
+class Starts:
+    """What a simulation held at one moment, kept apart from it."""
+
+    parts: list[Tensor]  # a copy of each tensor
+    twins: list[int]  # the first place where the same tensor is found
+    kinds: dict[torch.dtype, tuple[list[int], Tensor]]  # places of that type, and their tensors laid end to end
+
+
 class RowCopy:
     """Copies rows of one simulation into another of the same scenario and size.
 
@@ -130,32 +135,41 @@ class RowCopy:
 
     def __init__(self, source: Simulation, target: Simulation, paths: Iterable[str]) -> None:
         theirs, ours = Memory(source.scenario).tensors, Memory(target.scenario).tensors
-        self._pairs = [(theirs[path], ours[path]) for path in paths]
+        self._sources = [theirs[path] for path in paths]
+        self._targets = [ours[path] for path in paths]
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
-    def __call__(self, rows: Tensor) -> None:
+    def take(self) -> Starts:
+        """What the source holds now."""
+        found = [slot.read() for slot in self._sources]
+        first: dict[int, int] = {}
+        twins = [first.setdefault(id(tensor), place) for place, tensor in enumerate(found)]
+        kinds, parts = {}, list(found)
+        for dtype in {tensor.dtype for tensor in found}:
+            places = [place for place, tensor in enumerate(found) if tensor.dtype == dtype]
+            flat = _flatten([found[place] for place in places]).clone()
+            kinds[dtype] = (places, flat)
+            for place, part in zip(places, _unflatten(flat, [found[place] for place in places]), strict=True):
+                parts[place] = part
+        return Starts(parts, twins, kinds)
+
+    def give(self, rows: Tensor, starts: Starts) -> None:
         """Overwrite the rows of the target where `rows [E]` (bool) is true.
 
         Tensors are replaced, not written into: some are views without memory of their own, some are shared with what
         was never meant to change. Two names of one tensor stay two names of one.
         """
-        places: dict[tuple[int, int], list[Slot]] = {}
-        kinds: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for source, target in self._pairs:
-            pair = source.read(), target.read()
-            key = id(pair[0]), id(pair[1])
-            if key in places:
-                places[key].append(target)
-            else:
-                places[key] = [target]
-                kinds.setdefault(pair[1].dtype, []).append(pair)
-        for dtype, pairs in kinds.items():
-            fresh = [new if new.dtype == dtype else new.to(dtype) for new, _ in pairs]
-            worn = [old for _, old in pairs]
-            mixed = torch.where(self._spread(rows, worn), _flatten(fresh), _flatten(worn))
-            for pair, part in zip(pairs, _unflatten(mixed, worn), strict=True):
-                for slot in places[id(pair[0]), id(pair[1])]:
-                    slot.write(part)
+        worn = [slot.read() for slot in self._targets]
+        written: dict[tuple[int, int], Tensor] = {}
+        for dtype, (places, fresh) in starts.kinds.items():
+            old = [worn[place] for place in places]
+            if all(tensor.dtype == dtype for tensor in old):
+                mixed = _unflatten(torch.where(self._spread(rows, old), fresh, _flatten(old)), old)
+            else:  # a scenario has changed a type along the way, and goes on with what it has
+                new = [starts.parts[place] for place in places]
+                mixed = tuple(_mixed(rows, *pair) for pair in zip(new, old, strict=True))
+            for place, part in zip(places, mixed, strict=True):
+                self._targets[place].write(written.setdefault((starts.twins[place], id(worn[place])), part))
 
     def _spread(self, rows: Tensor, tensors: list[Tensor]) -> Tensor:
         """`rows [E]` for every number of `tensors` laid end to end."""
@@ -165,6 +179,10 @@ class RowCopy:
             each = [torch.arange(count, device=rows.device).repeat_interleave(size // count) for size in sizes]
             self._rows[sizes] = torch.cat(each)
         return rows[self._rows[sizes]]
+
+
+def _mixed(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new.to(old.dtype), old)
 
 
 def save(simulation: Simulation, start: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -214,113 +232,3 @@ def plain(simulation: Simulation) -> dict[str, Any]:
     """Every value that is no tensor, by path."""
     memory = Memory(simulation.scenario)
     return {path: memory.value(path) for path in memory.plain}
-
-
-def random_actions(simulation: Simulation, generator: torch.Generator) -> dict[str, Tensor]:
-    actions = {}
-    for name, group in simulation.groups.items():
-        shape = (simulation.num_envs, len(group.agents))
-        if isinstance(group.action, Discrete):
-            actions[name] = torch.randint(group.action.n, shape, generator=generator)
-        else:
-            low, high = torch.tensor(group.action.low), torch.tensor(group.action.high)
-            actions[name] = low + (high - low) * torch.rand((*shape, group.action.size), generator=generator)
-    return actions
-
-
-class Trial:
-    """Two small simulations of a scenario, to try out on what cannot be known."""
-
-    def __init__(self, build: Callable[[int], Simulation]) -> None:
-        self._one, self._other = build(_TRIAL), build(_TRIAL)
-        self._stream = Stream(torch.device("cpu"), self._one.draws_everywhere)
-        self._choices = torch.Generator().manual_seed(0)
-
-    def rows(self) -> tuple[str, ...] | None:
-        """The tensors whose rows are all there is to an environment's start; None if there is more to it."""
-        main, shadow = self._one, self._other
-        self._reset(main, 1)
-        self._reset(shadow, 2)
-        paths = tuple(path for path, slot in Memory(shadow.scenario).tensors.items() if _has_rows(slot.read()))
-        try:
-            copy = RowCopy(shadow, main, paths)
-            for seed in (3, 4):
-                self._wander(main, 6)
-                if not self._start_is_in_rows(main, shadow):
-                    return None
-                self._reset(shadow, seed)
-                copy(torch.ones(_TRIAL, dtype=torch.bool))
-                if not self._agree(main, shadow):
-                    return None
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
-            return None
-        return paths
-
-    def can_save(self) -> bool:
-        """Whether a simulation continues bit for bit from what `save` tells, in itself and in a fresh one."""
-        main, fresh = self._one, self._other
-        start, other_start = plain(main), plain(fresh)
-        self._reset(main, 1)
-        self._reset(fresh, 2)
-        self._wander(main, 6)
-        try:
-            state = save(main, start)
-            restore(fresh, other_start, state)
-            if not self._agree(main, fresh):
-                return False
-            self._wander(main, 3)
-            restore(main, start, state)
-            restore(fresh, other_start, state)
-            return self._agree(main, fresh) and plain(main) == plain(fresh)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
-            return False
-
-    def _reset(self, simulation: Simulation, *seed: int) -> dict[str, Tensor]:
-        _, observation = simulation.empty()
-        self._stream.seed(*seed)
-        with self._stream:
-            simulation.reset()
-            simulation.observe(observation)
-        return observation
-
-    def _wander(self, simulation: Simulation, steps: int) -> None:
-        with self._stream:
-            for _ in range(steps):
-                simulation.step(random_actions(simulation, self._choices))
-
-    def _start_is_in_rows(self, main: Simulation, shadow: Simulation) -> bool:
-        """Whether nothing but rows tells one start from another, and a start depends on the random numbers alone."""
-        seen = []
-        for seed in (10, 11, 12, 13, 14, 15, 10):
-            seen.append(self._reset(shadow, seed))
-            here, there = Memory(main.scenario), Memory(shadow.scenario)
-            for path in here.plain.keys() & there.plain.keys():
-                if here.value(path) != there.value(path):
-                    return False
-            for path in here.tensors.keys() & there.tensors.keys():
-                ours, theirs = here.tensors[path].read(), there.tensors[path].read()
-                if _has_rows(ours) != _has_rows(theirs) or not (_has_rows(ours) or _equal(ours, theirs)):
-                    return False
-        return all(_equal(seen[0][name], seen[-1][name]) for name in seen[0])
-
-    def _agree(self, one: Simulation, other: Simulation) -> bool:
-        """Whether both give the same, bit for bit, under the same actions and random numbers."""
-        for clock in range(_STEPS):
-            actions = random_actions(one, self._choices)
-            outcomes = []
-            for simulation in (one, other):
-                self._stream.seed(20, clock)
-                with self._stream:
-                    reward, observation, done = simulation.step(actions)
-                outcomes.append([*reward.values(), *observation.values(), done])
-            if not all(_equal(ours, theirs) for ours, theirs in zip(*outcomes, strict=True)):
-                return False
-        return True
-
-
-def _has_rows(tensor: Tensor) -> bool:
-    return tensor.ndim > 0 and tensor.shape[0] == _TRIAL
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())

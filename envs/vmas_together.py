@@ -76,7 +76,7 @@ class _Flight:
     def advance(self) -> None:
         force = torch.stack([agent.action.u[:, :2] for agent in self.agents])
         place, speed = self.places(), torch.stack([agent.state.vel for agent in self.agents]) * self._keep
-        pull = (0.0 + force) / self._mass
+        pull = force / self._mass
         for _ in range(self.world._substeps):
             speed = speed + pull * self.world._sub_dt
             place = place + speed * self.world._sub_dt

@@ -217,6 +217,7 @@ def test_a_state_continues_bit_for_bit_in_a_fresh_environment(name: str) -> None
     list(record(env, 1))
     state = env.state_dict()
     assert state is not None
+    untouched = {key: tensor.clone() for key, tensor in state.items()}
     ahead = list(record(env, 20, seed=5))
     again = env.reset()
     fresh = vmas_envs.make(name, num_envs=4, max_steps=3)
@@ -227,6 +228,7 @@ def test_a_state_continues_bit_for_bit_in_a_fresh_environment(name: str) -> None
     assert all(torch.equal(again.observation[group], seen) for group, seen in fresh.reset().observation.items())
     env.load_state_dict(state)
     assert same(iter(ahead), record(env, 20, seed=5))
+    assert all(torch.equal(tensor, untouched[key]) for key, tensor in state.items())
 
 
 def test_a_picture_does_not_change_what_comes_after() -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 pytest.importorskip("vmas")
 
-from hypermarl.envs.vmas_memory import Memory, Reference, RowCopy, Trial, plain, restore, save
+from hypermarl.envs.vmas_memory import Memory, Reference, RowCopy, plain, restore, save
 from hypermarl.envs.vmas_simulation import Simulation, Stream
+from hypermarl.envs.vmas_trial import Trial
 
 CPU = torch.device("cpu")
 
@@ -71,7 +72,10 @@ def test_memory_finds_what_can_be_reached_once_and_by_the_shortest_way() -> None
 def copied(source: Any, target: Any, rows: list[bool]) -> None:
     pair = [Thing(scenario=source), Thing(scenario=target)]
     paths = list(Memory(source).tensors)
-    RowCopy(pair[0], pair[1], paths)(torch.tensor(rows))  # type: ignore[arg-type]
+    copy = RowCopy(pair[0], pair[1], paths)  # type: ignore[arg-type]
+    starts = copy.take()
+    source.a[:] = 77.0  # what was taken is not what is there later
+    copy.give(torch.tensor(rows), starts)
 
 
 def test_rows_are_copied_and_the_rest_left() -> None:

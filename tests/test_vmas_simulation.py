@@ -17,9 +17,9 @@ from vmas.simulator.environment import Environment
 
 from hypermarl.envs import vmas as vmas_envs
 from hypermarl.envs.interface import Discrete
-from hypermarl.envs.vmas_memory import random_actions
 from hypermarl.envs.vmas_simulation import Simulation, Stream
 from hypermarl.envs.vmas_together import Dispersion, Navigation
+from hypermarl.envs.vmas_trial import random_actions
 
 E = 3
 SCENARIOS = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]

@@ -179,7 +179,9 @@ def render(
 @app.command(epilog="Example: hypermarl export runs/quick_start --out networks --format onnx")
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Folder for the files, one set per agent.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files, one set per agent (default: RUN/networks).")
+    ] = None,
     format: Annotated[Format, typer.Option(help="ONNX, torch.export (.pt2), or both.")] = Format.both,
     run_seed: RunSeed = None,
 ) -> None:
@@ -188,7 +190,9 @@ def export(
     from hypermarl.marl.team import load
 
     formats = {Format.onnx: ["onnx"], Format.torch: ["pt2"], Format.both: ["pt2", "onnx"]}[format]
-    for file in write(load(run, run_seed), out, formats=formats):
+    team = load(run, run_seed)
+    assert team.folder is not None
+    for file in write(team, out or team.folder.path / "networks", formats=formats):
         print(f"wrote {file}")
 
 

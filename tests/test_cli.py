@@ -172,11 +172,12 @@ def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> 
 
 
 def test_export_writes_networks(say, trained: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    said = say("export", str(trained), "--out", "nets", "--format", "torch")
-    assert said.code == 0
-    assert {path.name for path in (tmp_path / "nets").iterdir()} == {
-        f"agent_{i}.{ending}" for i in range(4) for ending in ("pt2", "json")
-    }
+    for words, folder in ((["--out", "nets"], tmp_path / "nets"), ([], trained / "networks")):
+        said = say("export", str(trained), "--format", "torch", *words)
+        assert said.code == 0
+        assert {path.name for path in folder.iterdir()} == {
+            f"agent_{i}.{ending}" for i in range(4) for ending in ("pt2", "json")
+        }
 
 
 SICK = """

@@ -123,6 +123,19 @@ def test_seeds_are_judged_together_each_on_episodes_of_its_own(tmp_path: Path) -
     assert {path.parent.parent.name for path in alone.files} == {"seed_3"}
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_two_seeds_meet_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    runs.make_seeds(tmp_path / "run", runs.experiment(*GAME), 3)
+    module = {"vectorised": vectorised, "pettingzoo": pettingzoo}[form]
+    play, met = module.evaluate, []
+    monkeypatch.setattr(
+        module, "evaluate", lambda a, b, n, seed, **more: met.append(seed) or play(a, b, n, seed, **more)
+    )
+    evaluate_run(tmp_path / "run", episodes=1, forms=[form], seed=7)
+    assert met == [episode_seed(7, k) for k in range(3)]
+    assert len(set(met)) == 3
+
+
 @pytest.mark.parametrize(
     ("place", "words"),
     [
@@ -157,6 +170,8 @@ def test_more_agents_may_play_only_where_all_are_alike(tmp_path: Path) -> None:
     for sharing in ("hyper_mlp", "shared_id"):
         with pytest.raises(UserError, match=r"trained on spread/bps_1 has no agent .*of spread/bps_2.*team\.add"):
             evaluate_run(tmp_path / sharing, env=larger, episodes=2)
+    with pytest.raises(UserError, match=r"observes 10 numbers, 5 actions\) cannot play spread/bps_3 \(observes"):
+        evaluate_run(tmp_path / "shared", env=replace(larger, name="bps_3"), episodes=2)  # as many actions, more to see
     smaller = load(tmp_path / "hyper_mlp")
     assert admit(smaller, smaller.config.env) == groups_of(smaller.config.env)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .flat import FlatParallel, flattened
 from .interface import Discrete, EnvironmentFault, Group, Step, View
 from .rows import Rows, open_to_train
 from .turns import as_parallel
+from .twin import Twin
 from .workers import RESET, STEP, STEP_ONLY, Crew
 
 CATALOGUE: dict[str, str] = {
@@ -110,12 +112,13 @@ class PettingZooVector:
         self._closed = ""
         self._begun = self._whole = False
         self._replays = True
-        self._twin: _Twin | None = None
+        self._twin: Twin | None = None
         self._forget()
 
     # -- stepping
 
     def reset(self, seed: int | None = None) -> View:
+        self._settle()
         board = self._board
         if seed is not None or not self._begun:
             board["seed"][0] = (secrets.randbits(63) if seed is None else seed) % 2**63
@@ -132,6 +135,7 @@ class PettingZooVector:
     def reset_rows(self, rows: Tensor) -> View:
         if not self._begun:
             return self.reset()
+        self._settle()
         board = self._board
         board["restart"][:] = rows.cpu().numpy()
         board["episode"][board["restart"]] += 1
@@ -145,6 +149,7 @@ class PettingZooVector:
     def step(self, actions: dict[str, Tensor]) -> Step:
         if not self._begun:
             raise fault(self.name, "it must be reset before its first step")
+        self._settle()
         self._take(actions)
         whole, self._whole = self._whole, False  # an interrupt from here on leaves history and rows apart
         self._command(STEP if self.auto_reset else STEP_ONLY)
@@ -173,16 +178,28 @@ class PettingZooVector:
             elif not np.isfinite(array).all():
                 raise fault(self.name, f"the policy of group {name!r} chose an action that is not finite")
 
+    def _settle(self) -> None:
+        """Nobody reads or writes the board from here on; an interrupted command may have left workers at it."""
+        if self._crew is not None:
+            with self._failing():
+                self._crew.collect()
+
     def _command(self, word: bytes) -> None:
         if self._closed:
             raise fault(self.name, self._closed)
-        try:
+        assert self._rows is not None
+        with self._failing():
             if self._crew is not None:
                 self._crew.send(word)
-            assert self._rows is not None
             self._rows.reset() if word == RESET else self._rows.step(auto_reset=word == STEP)
             if self._crew is not None:
                 self._crew.collect()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """A fault inside ends it all."""
+        try:
+            yield
         except EnvironmentFault as error:
             self.close()
             self._closed = f"it is closed since it failed ({str(error).rstrip('.')})"
@@ -250,6 +267,7 @@ class PettingZooVector:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> View:
+        self._settle()
         board = self._board
         for key in (
             "seed",
@@ -310,7 +328,7 @@ class PettingZooVector:
         if self._twin is None or self._twin.render_mode != render_mode:
             if self._twin is not None:
                 self._twin.close()
-            self._twin = _Twin(self, render_mode)
+            self._twin = Twin(self.name, self._options, self._stepped_to, render_mode)
         twin, board = self._twin, self._board
         twin.follow(int(board["seed"][0]), e, int(board["episode"][e]), self._episode(e))
         return all(
@@ -336,43 +354,3 @@ class PettingZooVector:
                 each.close()
         self._crew, self._rows, self._twin = None, None, None
         self._closed = self._closed or "it is closed"
-
-
-class _Twin:
-    """A copy of one environment, brought to the same place by doing the same."""
-
-    def __init__(self, vector: PettingZooVector, render_mode: str | None) -> None:
-        self.name, self.render_mode = vector.name, render_mode
-        first, form = open_to_train(vector.name, vector._options, render_mode)
-        modes = getattr(first, "metadata", {}).get("render_modes", [])
-        if render_mode is not None and render_mode not in modes:
-            raise fault(self.name, f"it cannot be drawn: its metadata['render_modes'] lack {render_mode!r}")
-        self.board = Board(form.groups, 1)
-        self.rows = Rows(
-            vector.name, {}, form, self.board, max_steps=vector._stepped_to, first=first, render_mode=render_mode
-        )
-        self.place: tuple[int, int, int] | None = None
-
-    def follow(self, seed: int, e: int, episode: int, actions: list[dict[str, np.ndarray]]) -> None:
-        board = self.board
-        if self.place != (seed, e, episode) or int(board["length"][0]) > len(actions):
-            board["seed"][0], board["episode"][0], board["restart"][0] = seed, episode, True
-            self.rows.offset = e
-            self.rows.reset()
-            self.place = (seed, e, episode)
-        for each in actions[int(board["length"][0]) :]:
-            for g, array in each.items():
-                board[f"action/{g}"][...] = array
-            self.rows.step(auto_reset=False)
-
-    def picture(self) -> np.ndarray:
-        try:
-            picture = self.rows.envs[0].render()
-        except Exception as error:
-            raise fault(self.name, f"it cannot be drawn: {type(error).__name__}: {error}") from error
-        if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] >= 3):
-            raise fault(self.name, "its render() gives no picture of height, width and colours")
-        return np.ascontiguousarray(picture[:, :, :3], dtype=np.uint8)
-
-    def close(self) -> None:
-        self.rows.close()

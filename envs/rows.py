@@ -205,17 +205,15 @@ class Rows:
         max_steps: int | None,
         start: int = 0,
         stop: int | None = None,
-        number: int | None = None,
         first: Any = None,
-        render_mode: str | None = None,
     ) -> None:
-        """`number` is that of the first environment where it is not `start`; `first` is one that is already open."""
+        """`first` is an environment that is already open."""
         self.name, self.form, self.board, self.max_steps = name, form, board, max_steps
         self.start, self.stop = start, board.num_envs if stop is None else stop
-        self.offset = 0 if number is None else number - start
+        self.offset = 0  # how much larger the number of each environment is than its place, for its seeds
         self.envs = [] if first is None else [first]
         while len(self.envs) < self.stop - self.start:
-            self.envs.append(open_to_train(name, options, render_mode)[0])
+            self.envs.append(open_to_train(name, options)[0])
         self.rows = [_Row(name, env, form, board, start + i) for i, env in enumerate(self.envs)]
 
     def reset(self) -> None:

@@ -80,8 +80,7 @@ class Crew:
                 raise
 
     def send(self, command: bytes) -> None:
-        """Start a command everywhere; what an interrupted caller left unanswered is collected first."""
-        self.collect()
+        """Start a command everywhere; all earlier ones must be collected."""
         for i, worker in enumerate(self.workers):
             assert worker.stdin is not None
             try:

@@ -77,7 +77,7 @@ class Pistons(ParallelEnv):
         self.last = dict.fromkeys(self.agents, 0.0)
         if self.fault == "reset answer":
             return self._observe()
-        if self.fault == "late" and self.agents:
+        if self.fault in ("late", "swap"):
             self.agents = self.agents[:-1]
         seen, infos = self._observe(), self._infos()
         if self.fault == "stranger":
@@ -97,7 +97,7 @@ class Pistons(ParallelEnv):
             os.kill(os.getpid(), signal.SIGKILL)
         for agent, action in actions.items():
             self.last[agent] = float(np.sum(action))
-        if bad == "late":
+        if bad in ("late", "swap"):
             self.agents = [*self.agents, self.possible_agents[-1]]
         observations = self._observe()
         rewards: dict[str, Any] = {agent: self.last[agent] + self.rng.normal() for agent in self.agents}
@@ -143,7 +143,7 @@ class Pistons(ParallelEnv):
             infos[first] = {"action_mask": np.zeros(4, np.int8)}
         before = self.agents
         self.agents = [agent for agent in before if self.t < self.ends[agent]]
-        if bad == "vanish":
+        if bad in ("vanish", "swap"):
             self.agents = self.agents[1:]
         if self.fault == "lingering":
             self.agents = before

@@ -340,6 +340,13 @@ def test_without_auto_reset_the_last_observation_stays_until_reset_rows() -> Non
     assert not torch.equal(view.observation["agent"][1], second[1])
     step = env.step(chosen(env, rng))
     assert step.done.tolist() == [False, True, False]
+    state = env.state_dict()
+    assert state is not None
+    assert state["length"].tolist() == [1, 3, 1]
+    following.auto_reset = False
+    following.load_state_dict(state)
+    actions = chosen(env, rng)
+    assert same(env.step(actions), following.step(actions))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1)])
@@ -379,6 +386,10 @@ def test_a_state_is_refused_where_it_does_not_belong() -> None:
         make(SPREAD, num_envs=3).load_state_dict(state)
     with pytest.raises(EnvironmentFault, match="another environment"):
         make("mpe2.simple_tag_v3", num_envs=2).load_state_dict(state)
+    env.close()
+    assert env.state_dict() is None
+    with pytest.raises(EnvironmentFault, match="cannot be continued exactly"):
+        make(SPREAD, num_envs=2).load_state_dict({**state, "over": torch.tensor([False, True])})
     state["observation/agent"][1, 2, 3] += 1e-6
     with pytest.raises(EnvironmentFault, match="cannot be continued exactly"):
         make(SPREAD, num_envs=2).load_state_dict(state)

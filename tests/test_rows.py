@@ -55,6 +55,7 @@ def played(steps: int = 8, **options: Any) -> Rows:
         ("array flags", "flags that say whether agent 'piston_0' has ended are no booleans"),
         ("four answers", "step must return five dictionaries"),
         ("vanish", "agent 'piston_0' left 'agents' without being terminated or truncated"),
+        ("swap", "agent 'piston_0' left 'agents' without being terminated or truncated"),
     ],
 )
 def test_a_broken_environment_is_named_with_its_agent_and_its_fault(fault: str, words: str) -> None:

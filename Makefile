@@ -29,7 +29,7 @@ types: $(INSTALLED)
 	rm -rf build/types && mkdir -p build/types/hypermarl
 	for entry in hypermarl/*; do ln -s "$(CURDIR)/$$entry" build/types/hypermarl/; done
 	ln -s "$(CURDIR)/envs" "$(CURDIR)/configs" build/types/hypermarl/
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hypermarl
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p hypermarl
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

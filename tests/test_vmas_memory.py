@@ -74,7 +74,8 @@ def copied(source: Any, target: Any, rows: list[bool]) -> None:
     paths = list(Memory(source).tensors)
     copy = RowCopy(pair[0], pair[1], paths)  # type: ignore[arg-type]
     starts = copy.take()
-    source.a[:] = 77.0  # what was taken is not what is there later
+    for name in ("a", "flag"):
+        getattr(source, name).zero_()  # what was taken is not what is there later
     copy.give(torch.tensor(rows), starts)
 
 
@@ -82,8 +83,8 @@ def test_rows_are_copied_and_the_rest_left() -> None:
     fresh = Thing(
         a=torch.tensor([[1.0, 2.0], [3.0, 4.0]]), kind=torch.tensor([5.0, 6.0]), view=torch.zeros(1).expand(2)
     )
-    shared = torch.tensor([9.0, 9.0])
     worn = Thing(a=-torch.ones(2, 2), kind=torch.tensor([True, False]), view=torch.ones(1).expand(2))
+    fresh.flag, worn.flag = torch.tensor([True, True]), torch.tensor([False, False])
     worn.also = worn.a
     fresh.also = fresh.a
     kept = worn.a
@@ -93,7 +94,7 @@ def test_rows_are_copied_and_the_rest_left() -> None:
     assert kept.tolist() == [[-1, -1], [-1, -1]]  # what was handed out before is not written into
     assert worn.kind.tolist() == [True, True] and worn.kind.dtype == torch.bool
     assert worn.view.tolist() == [1.0, 0.0]
-    assert shared.tolist() == [9.0, 9.0]
+    assert worn.flag.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("name", ["dispersion", "navigation", "balance", "wheel"])
@@ -133,15 +134,25 @@ def spoil(kind: str) -> Callable[[Any], None]:
                 agent.set_pos(agent.state.pos + 0.001 * len(closed), batch_index=None)
 
         closed: list[int] = []
+
+        def choosing(env_index: int | None = None) -> None:
+            reset(env_index)
+            scenario.choice = int(torch.randint(1000, (1,)))
+
         if kind == "a start that depends on the past":
             scenario.reset_world_at = history
+        elif kind == "a choice that does not show at once":
+            scenario.reset_world_at = choosing
         else:
             scenario.reward = closing if kind == "a closure" else counting
 
     return change
 
 
-@pytest.mark.parametrize("kind", ["a number", "a closure", "a start that depends on the past"])
+SPOILS = ["a number", "a closure", "a start that depends on the past", "a choice that does not show at once"]
+
+
+@pytest.mark.parametrize("kind", SPOILS)
 def test_a_scenario_that_remembers_more_is_noticed(kind: str) -> None:
     with torch.inference_mode():
         assert Trial(builder("dropout", spoil(kind))).rows() is None

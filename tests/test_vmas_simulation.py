@@ -85,6 +85,8 @@ def test_steps_are_those_of_plain_vmas(name: str, continuous: bool, **rest: Any)
         assert torch.equal(over, done)
         for group, indices in members.items():
             assert torch.equal(rewards[group], torch.stack([reward[i].reshape(E) for i in indices], dim=1))
+    for mine, theirs in zip(ours.world.entities, reference.world.entities, strict=True):
+        assert torch.equal(mine.is_rendering, theirs.is_rendering)
 
 
 DISPERSION = [

@@ -67,7 +67,7 @@ class GeneratedActor(nn.Module):
         if self._given is not None:
             yield self._given
             return
-        with torch.no_grad():
-            weights = self.weights()
+        with torch.no_grad():  # copied: what has no head is a view of the parameters, which an update changes
+            weights = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         with self.using(weights):
             yield weights

@@ -388,20 +388,16 @@ def test_no_seed_touches_another(variant: str, what: str) -> None:
         assert any(not y[1].isfinite().all() for y in after)
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_a_seed_learns_the_same_alone_and_among_others(seeds: tuple[int, ...]) -> None:
-    agents = group(3, 5, 4)
-    together, alone = policy(agents, seeds=(0, 1, 2)), [policy(agents, seeds=(s,)) for s in range(3)]
-    part, algorithm = drawn(together), config().algorithm
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_seed_learns_the_same_alone_and_among_others(variant: str) -> None:
+    agents, words, length = VARIANTS[variant]
+    together = policy(agents, *words, seeds=(0, 1, 2))
+    part, algorithm = drawn(together, dead=variant == "masks and deaths", length=length), config(*words).algorithm
     _, whole = gradients(together, part, algorithm)
-    for s in seeds:
-        mine = Samples(
-            **{
-                f: getattr(part, f) if getattr(part, f) is None else getattr(part, f)[:, s : s + 1]
-                for f in part.__slots__
-            }
-        )
-        _, own = gradients(alone[s], mine, algorithm)
+    for s in range(3):
+        fields = {f: getattr(part, f) for f in part.__slots__}
+        mine = Samples(**{f: None if x is None else x[:, s : s + 1] for f, x in fields.items()})
+        _, own = gradients(policy(agents, *words, seeds=(s,)), mine, algorithm, noise=3 + s)
         for x, y in zip(whole, own, strict=True):
             close(x[s], y[0], atol=1e-6)
 

@@ -113,6 +113,22 @@ def test_stored_probabilities_are_those_of_the_stored_actions(scripted: Any) -> 
             close(batch.log_prob, distributions.log_prob(made[name].distribution, told, batch.action))
 
 
+def test_every_action_has_chance_of_its_own(scripted: Any) -> None:
+    """The noise behind an action is another one for every step, environment, seed, agent and dimension, and normal."""
+    _, rollouts, made = scripted
+    found = []
+    for batches, _ in rollouts:
+        batch = batches[CHASERS]
+        told, _ = made[CHASERS].parameters_of(batch.observation[:-1])
+        found.append(((batch.action - told["loc"]) / told["log_std"].exp()).detach().flatten())
+    noise = torch.cat(found)
+    assert noise.unique().numel() > 0.99 * noise.numel()
+    apart = noise.sort().values.diff()
+    assert (apart > 1e-5).float().mean() > 0.95, "nor the same number up to rounding"
+    assert abs(float(noise.mean())) < 0.2
+    assert 0.8 < float(noise.std()) < 1.2
+
+
 def test_illegal_actions_are_never_done() -> None:
     env = ScriptedEnv(E * S)
     made = policies(env.groups, seeds=range(S), stir=2.0)  # strong opinions, often on what is illegal
@@ -147,6 +163,13 @@ def test_rollouts_follow_each_other(scripted: Any) -> None:
         assert torch.equal(first[name].fresh[-1], second[name].fresh[0])
 
 
+def test_an_episode_may_begin_after_the_last_step() -> None:
+    _, [(batches, _)], _ = collected(ScriptedEnv(E * S), steps=2 * CLOCK)
+    for batch in batches.values():
+        assert batch.fresh[-1].all()
+        assert (batch.observation[-1, ..., AGE] == 0).all()
+
+
 def test_weights_are_generated_once() -> None:
     env = ScriptedEnv(E * S)
     made = policies(env.groups, "model=gru", seeds=range(S))
@@ -163,18 +186,18 @@ def test_weights_are_generated_once() -> None:
 def test_a_seeds_chance_is_its_own() -> None:
     """A seed acts the same whoever trains beside it, and seeds act differently from each other."""
     runs = {}
-    for seeds in ((0,), (0, 1), (0, 1, 2)):
+    for seeds in ((0,), (1,), (2,), (0, 1, 2)):
         env = make("games", "specialisation", num_envs=E * len(seeds))
         made = policies(env.groups, seeds=seeds)
         collector = Collector(env, made, T, len(seeds))
         collector.reset(0)
         batches, _ = collector.collect([rng(100 + s) for s in seeds], Clock())
-        runs[len(seeds)] = batches["agents"]
-    for seeds in (1, 2):
+        runs[seeds] = batches["agents"]
+    for s in range(3):
         for field in ("action", "observation", "reward"):
-            few, many = getattr(runs[seeds], field), getattr(runs[seeds + 1], field)
-            assert torch.equal(few, many[:, :, :seeds]), field
-    assert not torch.equal(runs[3].action[:, :, 0], runs[3].action[:, :, 1])
+            alone, together = getattr(runs[s,], field), getattr(runs[0, 1, 2], field)
+            assert torch.equal(alone[:, :, 0], together[:, :, s]), field
+    assert not torch.equal(runs[0,].action, runs[1,].action)
 
 
 @pytest.mark.parametrize("kill_all_at", [None, 3])

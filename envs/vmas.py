@@ -15,12 +15,15 @@ from .interface import EnvironmentFault, Group, Step, View
 from .options import nearest
 from .vmas_memory import RowCopy, Starts, plain, restore, save
 from .vmas_picture import draw
+from .vmas_scenarios import CATALOGUE, scenarios
 from .vmas_simulation import Simulation, Stream
 from .vmas_trial import Trial
 
 _SPAN = 50  # steps in which an environment's starts are counted
 _BUILDING, _RUNNING, _POOL, _ROW, _LOOK = range(5)  # what random numbers are for: no two uses share a stream
 
+
+__all__ = ["CATALOGUE", "VmasEnv", "make"]
 
 Found = TypeVar("Found")
 _found: dict[str, Any] = {}
@@ -39,9 +42,8 @@ def make(
 
     `workers` is for environments that run in processes: a simulation is one batch already, so it is not used.
     """
-    scenarios = _scenarios()
-    if name not in scenarios:
-        raise EnvironmentFault(f"Environment 'vmas/{name}': there is no such scenario; {nearest(name, scenarios)}")
+    if name not in scenarios():
+        raise EnvironmentFault(f"Environment 'vmas/{name}': there is no such scenario; {nearest(name, scenarios())}")
     return VmasEnv(name, num_envs, torch.device(device), max_steps, dict(options or {}))
 
 
@@ -261,11 +263,3 @@ class VmasEnv:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def _scenarios() -> list[str]:
-    try:
-        import vmas
-    except ImportError as error:
-        raise EnvironmentFault("Environments of the kind 'vmas' need a package: pip install vmas") from error
-    return [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]

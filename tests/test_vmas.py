@@ -12,9 +12,11 @@ from torch import Tensor
 
 pytest.importorskip("vmas")
 
+from hypermarl.envs import catalogue
 from hypermarl.envs import vmas as vmas_envs
 from hypermarl.envs.interface import Continuous, Discrete, EnvironmentFault, VectorEnv
 from hypermarl.envs.vmas import VmasEnv
+from hypermarl.envs.vmas_scenarios import scenarios
 
 PAPER = {"n_agents": 4, "n_food": 4, "food_radius": 0.08, "penalise_by_time": True, "continuous_actions": False}
 REST = {"agents": torch.zeros(3, 4, dtype=torch.int64)}
@@ -263,6 +265,11 @@ def test_what_cannot_be_saved_says_so() -> None:
     assert env.state_dict() is None
     with pytest.raises(EnvironmentFault, match="takes no such state"):
         env.load_state_dict({})
+
+
+def test_the_catalogue_is_what_vmas_brings_along() -> None:
+    assert list(vmas_envs.CATALOGUE) == scenarios()
+    assert ("vmas/dispersion", vmas_envs.CATALOGUE["dispersion"]) in catalogue()
 
 
 def test_groups_have_agents_of_one_kind() -> None:

@@ -51,16 +51,23 @@ def test_actions_are_checked() -> None:
 
 
 def test_the_clock_cuts_off_those_who_live() -> None:
-    env = make_parallel(TOY, max_steps=4, options={"n": 6, "longest": 9})
-    env.reset(seed=1)
-    ended: set[str] = set()
-    for _ in range(4):
-        _, _, ends, cuts, _ = env.step({agent: 0 for agent in env.agents})
-        assert not any(ends[agent] and cuts[agent] for agent in ends)
-        ended |= {agent for agent in ends if ends[agent]}
-    assert env.agents == []
-    assert {agent for agent in cuts if cuts[agent]} == set(env.possible_agents) - ended
-    assert 0 < len(ended) < 6
+    options = {"n": 6, "longest": 9}
+    probe = make_parallel(TOY, options=options)
+    probe.reset(seed=1)
+    clock = sorted(probe.env.ends.values())[2]  # somebody dies just then
+    env = make_parallel(TOY, max_steps=clock, options=options)
+    for _ in range(2):
+        env.reset(seed=1)
+        dead: set[str] = set()
+        for _ in range(clock):
+            assert env.agents
+            _, _, ends, cuts, _ = env.step({agent: 0 for agent in env.agents})
+            assert not any(ends[agent] and cuts[agent] for agent in ends)
+            dead |= {agent for agent in ends if ends[agent]}
+        assert env.agents == []
+        assert dead == {agent for agent, end in env.env.ends.items() if end <= clock}
+        assert {agent for agent in cuts if cuts[agent]} == set(env.possible_agents) - dead
+        assert 0 < len(dead) < 6
 
 
 def test_it_draws_as_asked_or_says_why_not() -> None:

@@ -71,6 +71,13 @@ def test_a_run_is_filmed(run: Path, suffix: str) -> None:
     assert frames.std() > 10
 
 
+def test_a_team_is_filmed_in_the_terms_of_its_film(tmp_path: Path) -> None:
+    """The user's own environment numbers actions from 3, the one we film from 0."""
+    words = ("env=pettingzoo_toys:Pistons", "env.options.act=shifted")
+    runs.make_run(tmp_path / "run", runs.experiment(*words))
+    assert render_run(tmp_path / "run", tmp_path / "x.gif").exists()
+
+
 def test_the_default_place_is_the_runs_own(run: Path) -> None:
     assert render_run(run) == run / "videos" / "000000000640.mp4"
 

@@ -154,7 +154,7 @@ def _line(error: BaseException) -> str:
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """Make the dataclass `cls`, and those nested in it, from plain values; an unknown key or wrong value is a UserError.
+    """Make the dataclass `cls`, and those nested in it, from plain values; a wrong key or value is a UserError.
 
     `where` is the dotted key of `mapping` itself, for messages.
     """

@@ -1,7 +1,7 @@
-"""Run folders: what a training run leaves on disk, written so that a kill or a full disk never costs the last good state.
+"""Run folders: what training leaves on disk, written so that a kill or a full disk never costs the last good state.
 
     run/config.json                               format, versions, resolved settings, groups of agents
-    run/checkpoints/<frame, 12 digits>/           policy.safetensors  optimizer.safetensors  state.safetensors  meta.json
+    run/checkpoints/<frame, 12 digits>/           {policy,optimizer,state}.safetensors  meta.json
     run/seed_<k>/                                 a run folder of its own for each seed of `seeds=K`
 
 Tensors are safetensors, everything else is JSON; nothing is unpickled. A checkpoint is written beside its final place,
@@ -106,8 +106,8 @@ class RunFolder:
     ) -> Checkpoint:
         """Write a checkpoint whole or not at all; `meta` takes plain JSON values.
 
-        A full disk is a UserError, and what was saved before stays. An intact checkpoint of the same frame is kept as it
-        is: it is the same moment of the same run.
+        A full disk is a UserError, and what was saved before stays. An intact checkpoint of the same frame is kept as
+        it is: it is the same moment of the same run.
         """
         final = self._checkpoints / f"{frame:012d}"
         try:
@@ -185,7 +185,7 @@ class RunFolder:
         return found
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact to the last bit; None before the first; a UserError if all are damaged."""
+        """The newest checkpoint that is intact to the last bit; None before the first; UserError if all are damaged."""
         for checkpoint in reversed(self.checkpoints()):
             if self._is_intact(checkpoint.path):
                 return checkpoint
@@ -201,7 +201,7 @@ class RunFolder:
                 tensors = safetensors.torch.load(content)
             except (SafetensorError, ValueError, KeyError) as error:
                 raise UserError(f"{checkpoint.path / part}.safetensors cannot be read: {error}.") from error
-            # cloned into memory aligned as torch allocates it: the order of sums may depend on that, and resuming is exact
+            # cloned into memory aligned as torch allocates it: the order of sums may depend on that, and resume is exact
             loaded[part] = {name: torch.clone(tensor) for name, tensor in tensors.items()}
         return loaded
 

@@ -138,7 +138,8 @@ def own_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (package / folder).mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "train.yaml").write_text(
-        "defaults: [_self_, {algorithm: one}, {env: null}]\nalgorithm: {default: default, algorithm: default, env: default}\n"
+        "defaults: [_self_, {algorithm: one}, {env: null}]\n"
+        "algorithm: {default: default, algorithm: default, env: default}\n"
     )
     (package / "algorithm/one.yaml").write_text("# one\nalgorithm: algorithm\nenv: algorithm\n")
     (package / "env/kind/two.yaml").write_text("# @package _global_\n# two\nalgorithm: {env: env, word: env}\n")

@@ -201,7 +201,7 @@ class RunFolder:
                 tensors = safetensors.torch.load(content)
             except (SafetensorError, ValueError, KeyError) as error:
                 raise UserError(f"{checkpoint.path / part}.safetensors cannot be read: {error}.") from error
-            # cloned into memory aligned as torch allocates it: the order of sums may depend on that, and resume is exact
+            # cloned to be aligned as torch allocates: the order of sums may depend on that, and resuming is exact
             loaded[part] = {name: torch.clone(tensor) for name, tensor in tensors.items()}
         return loaded
 

@@ -97,7 +97,10 @@ class VectorEnv(Protocol):
         """Advance all environments; `actions` by group: int64 `[E, N]` or float32 `[E, N, A]`."""
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """All that decides the future, random state included; None if it cannot be told (then training resets at checkpoints)."""
+        """All that decides the future, random state included.
+
+        None if it cannot be told; then training resets at checkpoints.
+        """
 
     def load_state_dict(self, state: dict[str, Tensor]) -> View:
         """Continue from `state_dict()`, bit for bit."""

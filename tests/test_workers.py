@@ -109,7 +109,8 @@ def test_closing_twice_is_fine_and_nothing_stays() -> None:
     env = make(TOY, num_envs=2, workers=5)
     workers = workers_of(env)
     assert len(workers) == 1, "one for each environment but ours"
-    assert set(folder.glob("hypermarl-*")) <= before, "the shared memory has a name while it is used"
+    # another test process may be naming its own at this moment; names last for an instant only
+    assert soon(lambda: set(folder.glob("hypermarl-*")) <= before, 20.0), "the shared memory keeps its name"
     assert all(worker.poll() is None for worker in workers)
     env.close()
     assert [worker.poll() for worker in workers] == [0]

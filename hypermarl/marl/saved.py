@@ -41,7 +41,7 @@ def _of_seed(folder: RunFolder, seed: int | None) -> RunFolder:
         return folder
     names = ", ".join(map(str, seeds))
     if seed is None:
-        raise UserError(f"{folder.path} holds seeds {names}; say which with seed=.")
+        raise UserError(f"{folder.path} holds seeds {names}; say which with seed= (--run-seed on the command line).")
     if seed not in seeds:
         raise UserError(f"{folder.path} holds no seed {seed}, only {names}.")
     return seeds[seed]

@@ -296,6 +296,20 @@ def test_a_seed_that_fails_stays_as_it_was(case: str, what: str, wrapped: Any, m
         assert differences(kept, {k: v for k, v in first.policy_state(1).items() if k in kept}) == []
 
 
+@pytest.mark.parametrize(
+    "words", [GAME, (*GAME, "model=gru"), (*GAME, "algorithm.value_norm=true")], ids=["mlp", "gru", "norm"]
+)
+def test_a_seed_trains_the_same_alone_and_among_others(words: tuple[str, ...]) -> None:
+    """Games hold no chance, so nothing but rounding may differ: not the start, the actions, the order of samples."""
+    together, _ = run_of_three(*words)
+    for s in range(3):
+        alone = started(*words, f"seed={s}")
+        for _ in range(3):
+            alone.iterate()
+        for name, tensor in alone.policy_state(0).items():
+            close(together.policy_state(s)[name], tensor, atol=1e-4)
+
+
 def test_a_failed_seed_stays_failed_when_resumed() -> None:
     words = (*GAME, "seeds=3")
     made, _ = run_of_three(*GAME, tamper=lambda each: each.healthy.logical_and_(torch.tensor([True, False, True])))

@@ -134,6 +134,7 @@ def test_options_that_cannot_be_sent_are_refused() -> None:
 SCRIPT = """
 import signal, sys, torch
 sys.path.insert(0, {tests!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 from hypermarl.envs.pettingzoo import make
 env = make("{toy}", num_envs=3, workers=3, options={{"longest": 1000}})  # no guard around the main module
 view = env.reset(0)

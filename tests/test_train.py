@@ -99,6 +99,17 @@ def test_a_run_from_the_first_frame_to_the_last(tmp_path: Path, seeds: int) -> N
     }
 
 
+@pytest.mark.parametrize("every, at", [(0, [96]), (48, [48, 96]), (40, [48, 96]), (1, [24, 48, 72, 96]), (1000, [96])])
+def test_when_it_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, at: list[int]) -> None:
+    made = experiment(tmp_path, f"evaluation.every={every}")
+    found: list[int] = []
+    take = made.exam.take
+    monkeypatch.setattr(made.exam, "take", lambda policies: (found.append(made.learner.frame), take(policies))[1])
+    made.run()
+    assert found == at
+    assert made.exam._env is None, "closed"
+
+
 def test_names_of_runs_do_not_collide(tmp_path: Path) -> None:
     first, second = (experiment(tmp_path, iterations=1) for _ in range(2))
     assert [each.folder.path.name for each in (first, second)] == ["one", "one-2"]
@@ -236,6 +247,23 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     assert same(folder, whole.folder)
     for each in ("seed_0", "seed_1") if seeds > 1 else ("",):
         assert [row["frame"] for row in rows(folder / each)] == [row["frame"] for row in rows(whole.folder / each)]
+
+
+def test_rows_after_the_checkpoint_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterate = Learner.iterate
+
+    def killed(self: Learner) -> Any:
+        if self.iteration == 3:
+            raise SystemExit
+        return iterate(self)
+
+    monkeypatch.setattr(Learner, "iterate", killed)
+    with pytest.raises(SystemExit):
+        experiment(tmp_path).run()
+    folder = tmp_path / "one"
+    assert [int(row["frame"]) for row in rows(folder)] == [FRAMES, 2 * FRAMES, 3 * FRAMES]
+    Experiment.resume(folder, 2 * FRAMES).run()
+    assert [int(row["frame"]) for row in rows(folder)] == [FRAMES, 2 * FRAMES]
 
 
 def test_a_kill_between_the_seeds_checkpoints_and_the_joint_one(

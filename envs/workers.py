@@ -94,7 +94,6 @@ class Crew:
         faults = [self._answer(i) for i in sorted(self._waiting)]
         for each in faults:
             if each is not None:
-                self.close()
                 raise each
 
     def close(self) -> None:

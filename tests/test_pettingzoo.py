@@ -201,6 +201,13 @@ def test_more_workers_give_bit_for_bit_what_this_process_gives() -> None:
         pairs = list(zip(trajectory(here, steps), trajectory(there, steps), strict=True))
         assert all(same(one, other) for one, other in pairs)
         assert sum(int(one.done.sum()) for one, _ in pairs) > 3
+        here.auto_reset = there.auto_reset = False
+        pairs = list(zip(trajectory(here, 14), trajectory(there, 14), strict=True))
+        assert all(same(one, other) for one, other in pairs)
+        assert pairs[-1][0].done.all()
+        again = torch.arange(5) % 2 == 0
+        one, other = here.reset_rows(again), there.reset_rows(again)
+        assert all(torch.equal(one.observation[name], other.observation[name]) for name in one.observation)
         there.close()
         here.close()
 

@@ -90,6 +90,8 @@ def test_no_samples_and_one_agent() -> None:
     target = MLPTarget((4, 5, 2))
     assert target.apply(drawn(target.spec, 3), torch.zeros(0, 3, 4)).shape == (0, 3, 2)
     assert target.apply(drawn(target.spec, 2, 1), torch.zeros(6, 2, 1, 4)).shape == (6, 2, 1, 2)
+    shared = drawn(target.spec, 3, once=(0, 2))
+    assert target.apply(shared, torch.zeros(0, 1, 4)).shape == (0, 3, 2)
 
 
 def test_the_batch_is_read_as_a_view() -> None:
@@ -107,9 +109,42 @@ def test_the_batch_is_read_as_a_view() -> None:
     finally:
         del ACTIVATIONS["spy"]
     assert seen[0].shape == (6, 6, 5)  # [M, B, out]: one matmul for all seeds and agents
-    from hypermarl.targets.mlp import _grouped
+    from hypermarl.targets.mlp import _apart
 
-    assert _grouped(x, 1, shared=False).data_ptr() == x.data_ptr()
+    assert _apart(x, 2).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("once", [(), (0,), (2,), (0, 1), (0, 2, 4)], ids=["none", "first", "second", "layer", "all"])
+@pytest.mark.parametrize("lead", [(), (1,), (2,), (2, 5)])
+@pytest.mark.parametrize("batch", [(), (6,), (6, 4)])
+def test_one_input_for_all_agents(batch: tuple[int, ...], lead: tuple[int, ...], once: tuple[int, ...]) -> None:
+    """What all agents read is there once; the result is that of copies, in value and in every gradient."""
+    target = MLPTarget((7, 8, 9, 11), activation="tanh")
+    weights = {k: w.requires_grad_() for k, w in drawn(target.spec, *lead, 3, once=once).items()}
+    x = torch.randn(*batch, *lead, 1, 7, generator=rng(1), requires_grad=True)
+    found = target.apply(weights, x)
+    expected = target.apply(weights, x.expand(*batch, *lead, 3, 7).contiguous())
+    close(found, expected)
+    leaves = [*weights.values(), x]
+    cotangent = torch.randn(found.shape, generator=rng(5))
+    for one, other in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (found, expected)), strict=True):
+        close(one, other, atol=1e-4)
+
+
+def test_one_network_on_one_input_is_applied_once() -> None:
+    target = MLPTarget((7, 8, 11))
+    weights = drawn(target.spec, 2, 3, once=(0, 1, 2, 3))
+    assert target.apply(weights, torch.zeros(6, 2, 1, 7)).shape == (6, 2, 1, 11)
+
+
+def test_one_input_is_copied_for_no_agent() -> None:
+    """64 agents read 256 MB of floats if they are copied; the peak stays far below that."""
+    target = MLPTarget((4096, 1))
+    x = torch.randn(256, 1, 1, 4096)
+    weights = drawn(target.spec, 1, 64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        target.apply(weights, x)
+    assert max(event.cpu_memory_usage for event in seen.events()) < 4 * x.numel()
 
 
 def test_the_specification_says_how_layers_start() -> None:

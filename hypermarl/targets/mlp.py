@@ -62,42 +62,64 @@ def linear_spec(name: str, inputs: int, outputs: int, gain: float, shared: bool 
 def run_layers(layers: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, activation: str, last: bool = False) -> Tensor:
     """Apply `(weight [*lead, N, in, out], bias [*lead, N, out])` in turn; the activation also after the last if asked.
 
-    Where all agents share every tensor (agent axis 1 in the weights) they join the batch: one plain matmul per seed.
+    `[*batch, *lead, N, D]` -> `[*batch, *lead, N, A]`. The agent axis of a tensor is 1 where all agents share it, that
+    of the inputs where all agents read the same; if it is 1 everywhere, so is that of the outputs. Nothing is copied
+    once per agent. Where all agents share every matrix, they join the batch: one plain matmul per seed.
     """
     bend = ACTIVATIONS[activation]
     lead = layers[0][0].shape[:-3]
-    agents = inputs.shape[-2]
-    shared = agents > 1 and all(weight.shape[-3] == 1 == bias.shape[-2] for weight, bias in layers)
     batch = inputs.shape[: inputs.ndim - 2 - len(lead)]
-    x = _grouped(inputs, len(lead), shared)  # [M, B, D]
+    agents = max(inputs.shape[-2], *(max(weight.shape[-3], bias.shape[-2]) for weight, bias in layers))
+    joined = all(weight.shape[-3] == 1 for weight, _ in layers)
+    seeds = math.prod(lead)
+    x = _joined(inputs, seeds) if joined else _apart(inputs, seeds)
+    shape = (math.prod(batch), inputs.shape[-2])
     for i, (weight, bias) in enumerate(layers):
-        if not shared and weight.shape[-3] != agents:
-            weight = weight.expand(*weight.shape[:-3], agents, *weight.shape[-2:])
-        if not shared and bias.shape[-2] != agents:
-            bias = bias.expand(*bias.shape[:-2], agents, bias.shape[-1])
-        x = torch.baddbmm(bias.reshape(-1, 1, bias.shape[-1]), x, weight.reshape(-1, *weight.shape[-2:]))
+        weight = weight.reshape(seeds, *weight.shape[-3:])
+        bias = bias.reshape(seeds, *bias.shape[-2:])
+        if joined:
+            x = _shared_layer(x, weight, bias, shape)
+            shape = (shape[0], max(shape[1], bias.shape[1]))
+        else:
+            x = _own_layer(x, weight, bias, agents)
         if last or i < len(layers) - 1:
             x = bend(x)
-    return _restored(x, batch, lead, agents, shared)
+    if joined:
+        x = x.unflatten(1, shape).transpose(0, 1)  # [B, S, N, A]
+    else:
+        x = x.transpose(0, 1)  # [B, S*N, A]
+    return x.reshape(*batch, *lead, agents, x.shape[-1])
 
 
-def _grouped(x: Tensor, lead: int, shared: bool) -> Tensor:
-    """`[*batch, *lead, N, D]` -> `[M, B, D]`: a view where networks are per agent, or where there is one lead of 1."""
-    width = x.shape[-1]
-    split = x.ndim - 2 - lead
-    networks = math.prod(x.shape[split:-1])
-    if not shared:
-        return x.reshape(-1, networks, width).transpose(0, 1)
-    seeds = math.prod(x.shape[split:-2])
+def _joined(x: Tensor, seeds: int) -> Tensor:
+    """`[*batch, *lead, N, D]` -> `[S, B*N, D]`: a view where there is one seed."""
     if seeds == 1:
-        return x.reshape(1, -1, width)
-    return x.reshape(-1, seeds, x.shape[-2], width).transpose(0, 1).reshape(seeds, -1, width)
+        return x.reshape(1, -1, x.shape[-1])
+    return x.reshape(-1, seeds, *x.shape[-2:]).transpose(0, 1).flatten(1, 2)
 
 
-def _restored(x: Tensor, batch: torch.Size, lead: torch.Size, agents: int, shared: bool) -> Tensor:
-    width = x.shape[-1]
-    if not shared:
-        return x.transpose(0, 1).reshape(*batch, *lead, agents, width)
-    if x.shape[0] == 1:
-        return x.reshape(*batch, *lead, agents, width)
-    return x.reshape(x.shape[0], -1, agents, width).transpose(0, 1).reshape(*batch, *lead, agents, width)
+def _apart(x: Tensor, seeds: int) -> Tensor:
+    """`[*batch, *lead, N, D]` -> `[S*N, B, D]`, a view."""
+    return x.reshape(-1, seeds * x.shape[-2], x.shape[-1]).transpose(0, 1)
+
+
+def _shared_layer(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int]) -> Tensor:
+    """`[S, B*N, D]`, `shape` being B and N, by `[S, 1, D, H]`, plus `[S, 1 or N, H]`; in `x` N may be 1 before."""
+    if bias.shape[1] == 1:
+        return torch.baddbmm(bias, x, weight[:, 0])
+    y = torch.bmm(x, weight[:, 0]).unflatten(1, shape) + bias.unsqueeze(1)
+    return y.flatten(1, 2)
+
+
+def _own_layer(x: Tensor, weight: Tensor, bias: Tensor, agents: int) -> Tensor:
+    """`[S*N, B, D]` (or `[S, B, D]`: all agents read the same) by `[S, N, D, H]`, plus `[S, N, H]` -> `[S*N, B, H]`."""
+    seeds = len(weight)
+    flat_bias = bias.expand(-1, agents, -1).reshape(-1, 1, bias.shape[-1])
+    if len(x) == seeds * agents or seeds == 1:
+        x = x.expand(seeds * agents, -1, -1)
+        weight = weight.expand(-1, agents, -1, -1)
+        return torch.baddbmm(flat_bias, x, weight.flatten(0, 1))
+    # For several seeds the inputs would have to be copied for each agent: the matrices stand side by side instead.
+    side_by_side = weight.expand(-1, agents, -1, -1).transpose(1, 2).flatten(2)  # [S, D, N*H]
+    y = torch.bmm(x, side_by_side).unflatten(-1, (agents, -1)).transpose(1, 2)
+    return y.flatten(0, 1) + flat_bias

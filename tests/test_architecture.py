@@ -25,6 +25,7 @@ ROWS = {
     "config": 0,
     "seeding": 0,
     "updates": 0,
+    "memory": 0,
     "runs": 0,
     "evaluation": 0,
     "conditioning": 1,
@@ -34,9 +35,10 @@ ROWS = {
     "actor": 2,
     "marl": 3,
     "language": 3,
-    "cli": 4,
+    "sweep": 4,
     "__init__": 4,
-    "__main__": 5,
+    "cli": 5,
+    "__main__": 6,
 }
 STRANGERS = {"errors", "envs", "configs"}  # import nothing of ours, not even errors
 FORBIDDEN_WORDS = {"manager", "handler", "helper", "helpers", "util", "utils", "common", "base", "data", "info", "misc"}

@@ -114,7 +114,8 @@ def test_an_agent_is_its_own_plain_network(sharing: str, algorithm: str) -> None
         critic = {name: w[s] for name, w in one.critic.weights().items()}
         for n in range(3):
             close(network(actor, 3, n)(one.with_id(x)[:, s, n]), logits[:, s, n])
-            close(network(critic, 2, n)(one.with_id(inputs)[:, s, n])[:, 0], values[:, s, n])
+            read = one.with_id(inputs.expand(10, 2, 3, -1))[:, s, n]
+            close(network(critic, 2, n)(read)[:, 0], values[:, s, n])
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)

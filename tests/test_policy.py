@@ -101,7 +101,7 @@ def test_what_a_critic_reads(algorithm: str) -> None:
     }
     critic = made["adversary"]
     inputs = critic.critic_inputs(seen)
-    assert inputs.shape == (4, 2, 3, 3 * 16 + 14 if algorithm == "mappo" else 16)
+    assert inputs.shape == ((4, 2, 1, 3 * 16 + 14) if algorithm == "mappo" else (4, 2, 3, 16))
     value = critic.values(inputs)[0]
     assert value.shape == (4, 2, 3)
     torch.autograd.backward(value[1, 0, 2].sum())

@@ -21,10 +21,13 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 def read(kind: str, outputs: Tensor, weights: Weights, legal: Tensor | None = None) -> Parameters:
-    """What a network's outputs `[..., N, A]` (and its generated `log_std`) say; `legal` is the action mask."""
+    """What a network's outputs `[..., N, A]` (and its generated `log_std`) say; `legal` is the action mask.
+
+    `log_std` stays as it was generated, `[*lead, N or 1, A]`, and is broadcast where it is used.
+    """
     if kind == "categorical":
         return {"logits": masked(outputs, legal)}
-    return {"loc": outputs, "log_std": weights["log_std"].expand_as(outputs)}
+    return {"loc": outputs, "log_std": weights["log_std"]}
 
 
 def masked(logits: Tensor, legal: Tensor | None) -> Tensor:
@@ -57,13 +60,17 @@ def mode(kind: str, parameters: Parameters) -> Tensor:
 
 def log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
     """`[..., N]`; of a tanh-normal the density of the raw sample minus the log-Jacobian of tanh."""
+    density = raw_log_prob(kind, parameters, action)
+    return density - log_slope(action).sum(-1) if kind == "tanh_normal" else density
+
+
+def raw_log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
+    """`[..., N]`, of the raw sample before it is squashed: all that probability ratios need, and much cheaper."""
     if kind == "categorical":
         return parameters["logits"].log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    deviation = (action - parameters["loc"]) * (-parameters["log_std"]).exp()
-    density = -0.5 * deviation.square() - parameters["log_std"] - _HALF_LOG_TAU
-    if kind == "tanh_normal":
-        density = density - _log_slope(action)
-    return density.sum(-1)
+    log_std = parameters["log_std"]
+    deviation = (action - parameters["loc"]) * (-log_std).exp()
+    return -0.5 * deviation.square().sum(-1) - (log_std + _HALF_LOG_TAU).sum(-1)
 
 
 def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> Tensor:
@@ -77,16 +84,16 @@ def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> T
     value = parameters["log_std"] + (0.5 + _HALF_LOG_TAU)
     if kind == "tanh_normal":
         raw = parameters["loc"] if noise is None else sample(kind, parameters, noise)
-        value = value + _log_slope(raw)
+        value = value + log_slope(raw)
     return value.expand_as(parameters["loc"]).sum(-1)
 
 
-def log_prob_and_entropy(
+def raw_log_prob_and_entropy(
     kind: str, parameters: Parameters, action: Tensor, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Both at once; a categorical normalises its logits one time only."""
     if kind != "categorical":
-        return log_prob(kind, parameters, action), entropy(kind, parameters, noise)
+        return raw_log_prob(kind, parameters, action), entropy(kind, parameters, noise)
     logs = parameters["logits"].log_softmax(-1)
     return logs.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(-1)
 
@@ -97,6 +104,6 @@ def to_box(kind: str, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return (low + high) / 2 + unit * (high - low) / 2
 
 
-def _log_slope(raw: Tensor) -> Tensor:
+def log_slope(raw: Tensor) -> Tensor:
     """log(1 - tanh(x)^2) without cancellation."""
     return 2.0 * (math.log(2.0) - raw - torch.nn.functional.softplus(-2.0 * raw))

@@ -5,29 +5,31 @@ Letters: `S` seeds, `E` environments per seed, `T` steps of a rollout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypermarl import envs
 from hypermarl.errors import UserError
-from hypermarl.marl.objectives import TERMS, Samples, accumulate, prepare
+from hypermarl.marl.objectives import TERMS, Samples, accumulate, moments_over, prepare
 from hypermarl.marl.policy import Policy, build_policies
 from hypermarl.marl.progress import Clock
+from hypermarl.marl.ranks import ALONE, Ranks
 from hypermarl.marl.rollout import Batch, Collector, Episodes
 from hypermarl.marl.saved import restore
 from hypermarl.marl.settings import ExperimentConfig
+from hypermarl.memory import keep_freed_memory
 from hypermarl.stacking import join, slice_of
 from hypermarl.updates import descend, minibatches
 
 
 @dataclass(slots=True)
 class Iteration:
-    """What one iteration did; tensors are `[S]`."""
+    """What one iteration did, on all ranks but for `batches` and `samples`; tensors are `[S]`."""
 
     episodes: Episodes
     terms: dict[str, dict[str, Tensor]]  # group -> term -> [S]
@@ -37,18 +39,22 @@ class Iteration:
 
 
 class Learner:
-    """S independent runs trained as one batch on one simulation."""
+    """S independent runs trained as one batch on one simulation; of several ranks, each steps its own share of it."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, ranks: Ranks = ALONE) -> None:
         torch.set_num_threads(config.train.threads)
+        keep_freed_memory()
         self.config = config
         self.seeds = config.all_seeds
-        self.device = torch_device(config.device)
+        self.ranks = ranks
+        self.device = torch_device(ranks.device(config.device))
         env = config.env
+        own = ranks.share(env.num_envs)
+        config.check_minibatches(own)
         self.env = envs.make(
             env.kind,
             env.name,
-            num_envs=env.num_envs * config.seeds,
+            num_envs=own * config.seeds,
             device=self.device,
             max_steps=env.max_steps,
             workers=env.workers,
@@ -56,18 +62,20 @@ class Learner:
         )
         try:
             self.policies: dict[str, Policy] = build_policies(config, self.env.groups, self.seeds)
+            ranks.connect(self.device, config.train.rank_timeout)
         except BaseException:
             self.env.close()
             raise
         for policy in self.policies.values():
             policy.to(self.device)
+            ranks.copy_first([*policy.parameters(), *policy.buffers()])
         self.optimizer = torch.optim.Adam(
             [{"params": list(p.parameters())} for p in self.policies.values()],
             lr=config.algorithm.lr,
             eps=config.algorithm.adam_eps,
             fused=True,
         )
-        self.rngs = [torch.Generator(self.device).manual_seed(seed) for seed in self.seeds]
+        self.rngs = [torch.Generator(self.device).manual_seed(ranks.seed(seed)) for seed in self.seeds]
         self.collector = Collector(self.env, self.policies, config.train.steps, config.seeds)
         self.healthy = torch.ones(config.seeds, dtype=torch.bool, device=self.device)
         self.clock = Clock(torch.cuda.synchronize if self.device.type == "cuda" else None)
@@ -89,7 +97,7 @@ class Learner:
 
     def start(self) -> None:
         """Begin: every environment anew."""
-        self.collector.reset(self.config.seed)
+        self.collector.reset(self.ranks.seed(self.config.seed))
 
     def iterate(self) -> Iteration:
         """One rollout and one update."""
@@ -102,13 +110,17 @@ class Learner:
                     stack.enter_context(policy.frozen())
             batches, episodes = self.collector.collect(self.rngs, self.clock)
             with self.clock("update"):
-                samples = prepare(self.policies, batches, self.config.algorithm, self.config.train.micro_batch)
+                settings, chunk = self.config.algorithm, self.config.train.micro_batch
+                samples = prepare(self.policies, batches, settings, chunk, self.ranks)
         with self.clock("update"):
-            terms, norm = self._update(samples)
+            sums, norm = self._update(samples)
+            episodes, sums = self._of_all_ranks(episodes, sums)
         self.iteration += 1
+        terms = {name: dict(zip(TERMS, found, strict=True)) for name, found in sums.items()}
         return Iteration(episodes, terms, norm, batches, samples)
 
-    def _update(self, samples: Mapping[str, Samples]) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
+    def _update(self, samples: Mapping[str, Samples]) -> tuple[dict[str, Tensor], Tensor]:
+        """The descent steps of one iteration; this rank's share of the terms by group, and the last gradient norm."""
         settings = self.config.algorithm
         rows = next(iter(samples.values())).rows()
         parameters = [list(policy.parameters()) for policy in self.policies.values()]
@@ -116,14 +128,30 @@ class Learner:
         norm = torch.zeros(len(self.seeds), device=self.device)
         for epoch in range(settings.epochs):
             last = epoch == settings.epochs - 1
-            for index in minibatches(rows, settings.minibatches, self.rngs, self.device):
+            parts = list(minibatches(rows, settings.minibatches, self.rngs, self.device))
+            over = {n: moments_over(s, parts, settings.normalise_advantage, self.ranks) for n, s in samples.items()}
+            for k, index in enumerate(parts):
                 for name, policy in self.policies.items():
-                    part = samples[name].take(index)
-                    found = accumulate(policy, part, settings, self.config.train.micro_batch, self.rngs)
+                    part, chunk = samples[name].take(index), self.config.train.micro_batch
+                    found = accumulate(policy, part, settings, chunk, self.rngs, last, over[name][k])
                     if last:
                         sums[name] += found / settings.minibatches
+                self._add_gradients(parameters)
                 norm = descend(self.optimizer, parameters, settings.max_grad_norm, self.healthy)
-        return {name: dict(zip(TERMS, found, strict=True)) for name, found in sums.items()}, norm
+        return sums, norm
+
+    def _add_gradients(self, parameters: Sequence[Sequence[nn.Parameter]]) -> None:
+        if self.ranks.alone:
+            return
+        with self.clock("ranks"):
+            self.ranks.add_gradients(p for group in parameters for p in group)
+
+    def _of_all_ranks(self, episodes: Episodes, sums: dict[str, Tensor]) -> tuple[Episodes, dict[str, Tensor]]:
+        *found, count, length = self.ranks.totals(
+            [*sums.values(), *episodes.returns.values(), episodes.count, episodes.length]
+        )
+        returns = dict(zip(episodes.returns, found[len(sums) :], strict=True))
+        return Episodes(returns, count, length), dict(zip(sums, found, strict=False))
 
     def policy_state(self, place: int) -> dict[str, Tensor]:
         """Policies of seed number `place`, as plain tensors without the seeds axis: `group/parameter`."""
@@ -150,35 +178,44 @@ class Learner:
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def run_state(self) -> tuple[dict[str, Tensor], bool]:
-        """Environment and random state, and whether the environment could tell its own."""
+        """Environment and random state, and whether the environment could tell its own; whole on the first rank."""
         state = {f"collector.{key}": value for key, value in self.collector.state_dict().items()}
         state |= {f"rng.{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
-        state["healthy"] = self.healthy
         environment = self.env.state_dict()
-        if environment is not None:
+        exact = not self.ranks.any(environment is None)
+        if environment is not None and exact:
             state |= {f"env.{key}": value for key, value in environment.items()}
-        return state, environment is not None
+        return {**self.ranks.gather(state), "healthy": self.healthy}, exact
 
-    def load_run_state(self, state: Mapping[str, Tensor], iteration: int, exact: bool) -> None:
+    def load_run_state(self, state: Mapping[str, Tensor], iteration: int, exact: bool) -> bool:
+        """Go on from there; False if another number of ranks was there, so that all environments begin anew."""
         self.iteration = iteration
-        self.collector.load_state_dict(_under(state, "collector."))
-        for i, rng in enumerate(self.rngs):
-            rng.set_state(state[f"rng.{i}"].cpu())
         self.healthy.copy_(state["healthy"])
+        own = self.ranks.mine(state)
+        if own is None:
+            for seed, rng in zip(self.seeds, self.rngs, strict=True):
+                rng.manual_seed(self.ranks.seed(seed, iteration))
+            self.restart()
+            return False
+        self.collector.load_state_dict(_under(own, "collector."))
+        for i, rng in enumerate(self.rngs):
+            rng.set_state(own[f"rng.{i}"].cpu())
         if exact:
-            self.collector.view = self.env.load_state_dict(_under(state, "env."))
+            self.collector.view = self.env.load_state_dict(_under(own, "env."))
         else:
             self.restart()
+        return True
 
     def restart(self) -> None:
         """Reset all environments with a seed that is a function of the iteration.
 
         Done at every checkpoint when an environment cannot tell its state, so that resuming equals going on.
         """
-        self.collector.reset((self.config.seed * 1_000_003 + self.iteration) % 2**31)
+        self.collector.reset(self.ranks.seed((self.config.seed * 1_000_003 + self.iteration) % 2**31))
 
     def close(self) -> None:
         self.env.close()
+        self.ranks.close()
 
 
 def torch_device(name: str) -> torch.device:

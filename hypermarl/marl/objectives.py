@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Policy
+from hypermarl.marl.ranks import ALONE, Ranks
 from hypermarl.marl.rollout import Batch
 from hypermarl.marl.settings import AlgorithmConfig
 from hypermarl.spec import Weights
@@ -31,12 +32,12 @@ class Samples:
     """
 
     observation: Tensor
-    critic_input: Tensor | None  # None: the critic reads the observation
+    critic_input: Tensor | None  # None: made of the observation
     action: Tensor
     log_prob: Tensor
     advantage: Tensor
     target: Tensor  # of the value, in the critic's own (normalised) units
-    value: Tensor  # old value, same units
+    value: Tensor | None = None  # old value, same units, if the loss is clipped around it
     weight: Tensor | None = None  # 1 where the agent was alive; None: always
     mask: Tensor | None = None
     fresh: Tensor | None = None  # recurrent only
@@ -94,7 +95,11 @@ def generalised_advantages(
 
 @torch.no_grad()
 def prepare(
-    policies: Mapping[str, Policy], batches: Mapping[str, Batch], config: AlgorithmConfig, chunk: int
+    policies: Mapping[str, Policy],
+    batches: Mapping[str, Batch],
+    config: AlgorithmConfig,
+    chunk: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Samples]:
     """Values of all steps in one critic pass (`chunk` rows at a time), advantages, and rows to learn from."""
     prepared = {}
@@ -111,11 +116,11 @@ def prepare(
         returns = advantage + value[:-1]
         weight = None if batch.alive is None else batch.alive.to(batch.reward.dtype)
         if config.value_norm:
-            norm.update(returns, weight)
+            norm.update(returns, weight, ranks)
         target = norm.shrink(returns) if config.value_norm else returns
-        central = (
-            policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1] if policy.centralised else None
-        )
+        central = None  # a critic that reads this group's observations only can make its input of a minibatch's
+        if policy.centralised and (len(policies) > 1 or policy.recurrent):
+            central = policy.critic_inputs({n: b.observation for n, b in batches.items()})[:-1]
         fields: dict[str, Tensor | None] = {
             "observation": batch.observation[:-1],
             "critic_input": central,
@@ -123,7 +128,7 @@ def prepare(
             "log_prob": batch.log_prob,
             "advantage": advantage,
             "target": target,
-            "value": raw[:-1],
+            "value": raw[:-1] if config.clip_value else None,
             "weight": weight,
             "mask": batch.mask,
         }
@@ -170,13 +175,49 @@ def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int)
     return value, final_values
 
 
-def normalise(advantage: Tensor, weight: Tensor | None, how: str) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of the advantages of one minibatch on all ranks; mean and variance in the shape that normalising wants."""
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor  # [S], samples
+
+
+def moments_over(samples: Samples, parts: Sequence[Tensor], how: str, ranks: Ranks) -> list[Moments | None]:
+    """Of every minibatch, which hold rows `parts [B, S]` on this rank, in one message; None each if there is one rank.
+
+    Sums are of fp64, so that they may be added before the mean is known.
+    """
+    if ranks.alone:
+        return [None] * len(parts)
+    sums = []
+    for index in parts:
+        x = take(samples.advantage, index).double()
+        w = torch.ones_like(x) if samples.weight is None else take(samples.weight, index).double()
+        axes = (0, *range(2, x.ndim - 1))
+        sums.append(torch.stack([w.sum(axes), (x * w).sum(axes), (x.square() * w).sum(axes)]))  # [3, S, N]
+    found: list[Moments | None] = []
+    shape = (1, samples.advantage.shape[1], *([1] * (samples.advantage.ndim - 3)), -1)
+    for total in ranks.totals([torch.stack(sums)])[0]:
+        kept = total.sum(-1, keepdim=True) if how == "all" else total
+        count, first, second = kept[0].clamp(min=1.0), kept[1], kept[2]
+        mean = first / count
+        variance = (second / count - mean.square()).clamp(min=0.0)
+        found.append(Moments(mean.view(shape).float(), variance.view(shape).float(), total[0].sum(-1).float()))
+    return found
+
+
+def normalise(advantage: Tensor, weight: Tensor | None, how: str, over: Moments | None = None) -> Tensor:
     """Zero mean and unit variance per seed, over all its samples (`all`) or each agent's own (`agent`).
 
-    `advantage [B, S, N]` or `[B, S, T, N]`; dead agents' samples do not count.
+    `advantage [B, S, N]` or `[B, S, T, N]`; dead agents' samples do not count. `over` are the moments of more samples
+    than these.
     """
     if how == "none":
         return advantage
+    if over is not None:
+        return (advantage - over.mean) / (over.variance.sqrt() + 1e-8)
     keep = (1,) if how == "all" else (1, advantage.ndim - 1)
     axes = tuple(i for i in range(advantage.ndim) if i not in keep)
     if weight is None:
@@ -192,35 +233,55 @@ TERMS = ("policy", "value", "entropy", "kl", "clip_fraction")
 
 
 def ppo(
-    policy: Policy, part: Samples, actor: Weights, critic: Weights, config: AlgorithmConfig, count: Tensor | float
+    policy: Policy,
+    part: Samples,
+    actor: Weights,
+    critic: Weights,
+    config: AlgorithmConfig,
+    count: Tensor | float,
+    watched: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Clipped surrogate, clipped value loss and entropy bonus (arXiv 1707.06347): sums over `part` by `count [S]`.
 
     Returns the loss (a scalar: seeds have parameters of their own, so their sum trains each by itself) and the terms
-    `[len(TERMS), S]` without gradient. `part.advantage` is normalised already.
+    `[len(TERMS), S]` without gradient, zeros unless `watched`. `part.advantage` is normalised already.
     """
     parameters, value = evaluate(policy, part, actor, critic)
-    log_prob, entropy = distributions.log_prob_and_entropy(policy.distribution, parameters, part.action, part.noise)
+    entropy: Tensor | None = None
+    if watched or config.entropy:
+        log_prob, entropy = distributions.raw_log_prob_and_entropy(
+            policy.distribution, parameters, part.action, part.noise
+        )
+    else:
+        log_prob = distributions.raw_log_prob(policy.distribution, parameters, part.action)
     log_ratio = log_prob - part.log_prob
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
     surrogate = -torch.minimum(ratio * part.advantage, clipped * part.advantage)
     error = (value - part.target).square()
     if config.clip_value:
+        assert part.value is not None
         near = part.value + (value - part.value).clamp(-config.clip, config.clip)
         error = torch.maximum(error, (near - part.target).square())
 
     def mean(x: Tensor) -> Tensor:
         x = x if part.weight is None else x * part.weight
-        return x.transpose(0, 1).flatten(1).sum(1) / count
+        axes = (0, *range(2, x.ndim))
+        return x.sum(axes) / count
 
-    policy_loss, value_loss, bonus = mean(surrogate), mean(0.5 * error), mean(entropy)
-    loss = policy_loss + config.value_coef * value_loss - config.entropy * bonus
+    policy_loss, value_loss = mean(surrogate), mean(0.5 * error)
+    loss = policy_loss + config.value_coef * value_loss
+    if config.entropy:
+        assert entropy is not None
+        loss = loss - config.entropy * mean(entropy)
+    if not watched:
+        return loss.sum(), torch.zeros(len(TERMS), len(loss), device=loss.device)
     with torch.no_grad():
+        assert entropy is not None
         terms = [
             policy_loss,
             value_loss,
-            bonus,
+            mean(entropy),
             mean(ratio - 1.0 - log_ratio),
             mean(((ratio - 1.0).abs() > config.clip).float()),
         ]
@@ -229,10 +290,13 @@ def ppo(
 
 def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> tuple[distributions.Parameters, Tensor]:
     """Distribution parameters and values of samples under given weights, in the layout of the samples."""
-    critic_input = part.observation if part.critic_input is None else part.critic_input
+    critic_input = part.critic_input
+    if critic_input is None:
+        critic_input = policy.critic_inputs({policy.group.name: part.observation})
     if not policy.recurrent:
-        parameters, _ = policy.parameters_of(part.observation, part.mask, weights=actor)
-        return parameters, policy.values(critic_input, weights=critic)[0]
+        outputs, _ = policy.outputs(part.observation, weights=actor)
+        value, _ = policy.values(critic_input, weights=critic)
+        return distributions.read(policy.distribution, outputs, actor, part.mask), value
     assert part.fresh is not None
     assert part.actor_memory is not None
     assert part.critic_memory is not None
@@ -240,17 +304,22 @@ def evaluate(policy: Policy, part: Samples, actor: Weights, critic: Weights) -> 
     def time_first(x: Tensor) -> Tensor:
         return x.movedim(2, 0)
 
-    mask = None if part.mask is None else time_first(part.mask)
     fresh = time_first(part.fresh)
-    parameters, _ = policy.parameters_of(
-        time_first(part.observation), mask, memory=part.actor_memory, fresh=fresh, weights=actor
-    )
+    outputs, _ = policy.outputs(time_first(part.observation), memory=part.actor_memory, fresh=fresh, weights=actor)
     value, _ = policy.values(time_first(critic_input), memory=part.critic_memory, fresh=fresh, weights=critic)
-    return {k: v.movedim(0, 2) for k, v in parameters.items()}, value.movedim(0, 2)
+    mask = None if part.mask is None else time_first(part.mask)
+    parameters = distributions.read(policy.distribution, outputs, actor, mask)
+    return {k: v.expand_as(outputs).movedim(0, 2) for k, v in parameters.items()}, value.movedim(0, 2)
 
 
 def torchrl(
-    policy: Policy, part: Samples, actor: Weights, critic: Weights, config: AlgorithmConfig, count: Tensor | float
+    policy: Policy,
+    part: Samples,
+    actor: Weights,
+    critic: Weights,
+    config: AlgorithmConfig,
+    count: Tensor | float,
+    watched: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The same computed by TorchRL's `MAPPOLoss` or `IPPOLoss`; slower, for comparison."""
     from hypermarl.marl.torchrl import ppo  # takes a second to load, and reads `Samples` from here
@@ -258,27 +327,38 @@ def torchrl(
     return ppo(policy, part, actor, critic, config, count)
 
 
-Objective = Callable[[Policy, Samples, Weights, Weights, AlgorithmConfig, Tensor | float], tuple[Tensor, Tensor]]
+Objective = Callable[[Policy, Samples, Weights, Weights, AlgorithmConfig, Tensor | float, bool], tuple[Tensor, Tensor]]
 OBJECTIVES: dict[str, Objective] = {"ppo": ppo, "torchrl": torchrl}
 
 
 def accumulate(
-    policy: Policy, part: Samples, config: AlgorithmConfig, micro_batch: int, rngs: Sequence[torch.Generator]
+    policy: Policy,
+    part: Samples,
+    config: AlgorithmConfig,
+    micro_batch: int,
+    rngs: Sequence[torch.Generator],
+    watched: bool = True,
+    over: Moments | None = None,
 ) -> Tensor:
-    """Add one minibatch's gradient to the policy's parameters; returns its terms `[len(TERMS), S]`.
+    """Add one minibatch's gradient to the policy's parameters; returns its terms `[len(TERMS), S]` if `watched`.
 
     Weights are generated once; micro-batches that fit the cache add their gradients to the generated weights, and the
     generator's backward runs once. The result is the gradient of the whole minibatch, exactly. Chance, where the
-    objective needs any, comes from each seed's own `rngs[s]`.
+    objective needs any, comes from each seed's own `rngs[s]`. With several ranks `over` is of the minibatches of all,
+    and the sum of their gradients is that of all samples.
     """
-    part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage)
+    part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage, over)
     objective = OBJECTIVES[config.objective]
     seeds = part.action.shape[1]
-    if policy.distribution == "tanh_normal":
+    if policy.distribution == "tanh_normal" and (watched or config.entropy):
         shape = (part.rows(), *part.action.shape[2:])
         part.noise = torch.stack([torch.randn(shape, generator=rng, device=rng.device) for rng in rngs], 1)
     per_seed = part.advantage.numel() // seeds
-    count = float(per_seed) if part.weight is None else part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
+    count: Tensor | float = float(per_seed)
+    if over is not None:
+        count = over.count.clamp(min=1.0)
+    elif part.weight is not None:
+        count = part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
     actor, critic = policy.actor.weights(), policy.critic.weights()
     actor_leaves, critic_leaves = _leaves(actor), _leaves(critic)
     length = part.fresh.shape[2] if part.fresh is not None else 1
@@ -286,7 +366,7 @@ def accumulate(
     terms = torch.zeros(len(TERMS), seeds, device=part.action.device)
     for start in range(0, part.rows(), size):
         piece = part.piece(start, start + size)
-        loss, values = objective(policy, piece, actor_leaves, critic_leaves, config, count)
+        loss, values = objective(policy, piece, actor_leaves, critic_leaves, config, count, watched)
         torch.autograd.backward(loss)
         terms += values
     made = [

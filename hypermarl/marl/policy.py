@@ -17,8 +17,9 @@ from hypermarl.actor import GeneratedActor
 from hypermarl.conditioning import AgentTable, Conditioner, make_conditioner
 from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.errors import UserError
-from hypermarl.generator import Generator
+from hypermarl.generator import Generator, GeneratorConfig
 from hypermarl.marl import distributions
+from hypermarl.marl.ranks import ALONE, Ranks
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.spec import Weights, WeightSpec
 from hypermarl.stacking import stacked
@@ -69,13 +70,14 @@ class ValueNorm(nn.Module):
         return (returns - mean) / deviation
 
     @torch.no_grad()
-    def update(self, returns: Tensor, weight: Tensor | None = None) -> None:
-        """Take in returns `[T, E, S, N]`, each weighted (0 where the agent was dead)."""
+    def update(self, returns: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE) -> None:
+        """Take in returns `[T, E, S, N]` of all ranks, each weighted (0 where the agent was dead)."""
         axes = (0, 1, 3)
         weight = torch.ones_like(returns) if weight is None else weight
-        count = weight.sum(axes).clamp(min=1.0).double()
-        mean = (returns * weight).sum(axes).double() / count
-        square = (returns.square() * weight).sum(axes).double() / count
+        sums = [weight.sum(axes), (returns * weight).sum(axes), (returns.square() * weight).sum(axes)]
+        weights, first, second = ranks.totals(sums)
+        count = weights.clamp(min=1.0).double()
+        mean, square = first.double() / count, second.double() / count
         known = square.isfinite()  # a seed whose returns are not is about to be stopped, and to be saved as it was
         for buffer, value in ((self.mean, mean), (self.square, square), (self.trust, torch.ones_like(mean))):
             buffer.copy_(torch.where(known, buffer * self.beta + value * (1.0 - self.beta), buffer))
@@ -100,7 +102,10 @@ class Policy(nn.Module):
         distribution: str,
         id_in_observation: bool,
         centralised: bool,
+        share_critic: bool = False,
+        narrow: bool = False,
     ) -> None:
+        """With `narrow`, matrix products are bfloat16; `share_critic`: the critic is told nobody's id."""
         super().__init__()
         self.group = group
         self.actor = actor
@@ -108,6 +113,8 @@ class Policy(nn.Module):
         self.distribution = distribution
         self.id_in_observation = id_in_observation
         self.centralised = centralised
+        self.told_critic = id_in_observation and not share_critic
+        self.narrow = narrow
         self.value_norm = ValueNorm()
         self.recurrent = isinstance(actor.target, GRUTarget)
         action = group.action
@@ -128,6 +135,8 @@ class Policy(nn.Module):
         """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
         if not self.id_in_observation:
             return observation
+        agents = len(self.group.agents)
+        observation = observation.expand(*observation.shape[:-2], agents, -1)
         return torch.cat([observation, self.identity.expand(*observation.shape[:-1], -1)], -1)
 
     def parameters_of(
@@ -145,15 +154,20 @@ class Policy(nn.Module):
         `memory [*batch, S, N, H]`, and return memories after every step.
         """
         weights = self.actor.current() if weights is None else weights
-        inputs = self.with_id(observation)
-        memories: Tensor | None = None
-        if self.recurrent:
-            assert memory is not None
-            assert fresh is not None
-            outputs, memories = self.actor(History(inputs, memory, fresh), weights)
-        else:
-            outputs = self.actor(inputs, weights)
-        return distributions.read(self.distribution, outputs, weights, mask), memories
+        outputs, memories = self.outputs(observation, memory=memory, fresh=fresh, weights=weights)
+        told = distributions.read(self.distribution, outputs, weights, mask)
+        return {name: value.expand_as(outputs) for name, value in told.items()}, memories
+
+    def outputs(
+        self,
+        observation: Tensor,
+        *,
+        memory: Tensor | None = None,
+        fresh: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the actors' networks emit `[*batch, S, N, A]`, and the new memories; arguments as in `parameters_of`."""
+        return self._run(self.actor, self.with_id(observation), memory, fresh, weights)
 
     def values(
         self,
@@ -164,21 +178,34 @@ class Policy(nn.Module):
         weights: Weights | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Values `[*batch, S, N]` of what `critic_inputs` gives, and the critic's memories if recurrent."""
-        inputs = self.with_id(inputs)
-        if self.recurrent:
+        if self.told_critic:
+            inputs = self.with_id(inputs)
+        outputs, memories = self._run(self.critic, inputs, memory, fresh, weights)
+        return outputs.squeeze(-1).expand(*inputs.shape[:-2], len(self.group.agents)), memories
+
+    def _run(
+        self, actor: GeneratedActor, inputs: Tensor, memory: Tensor | None, fresh: Tensor | None, weights: Weights | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Outputs in fp32, and the memories if recurrent."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.narrow):
+            if not self.recurrent:
+                return actor(inputs, weights).float(), None
             assert memory is not None
             assert fresh is not None
-            outputs, memories = self.critic(History(inputs, memory, fresh), weights)
-            return outputs.squeeze(-1), memories
-        return self.critic(inputs, weights).squeeze(-1), None
+            outputs, memories = actor(History(inputs, memory, fresh), weights)
+            return outputs.float(), memories.float()
 
     def critic_inputs(self, observations: Mapping[str, Tensor]) -> Tensor:
-        """What this group's critic reads, from all groups' observations `[..., S, N, O]`: own, or everybody's."""
+        """What this group's critic reads, from all groups' observations `[..., S, N, O]`: own, or everybody's.
+
+        What all agents read alike has an agent axis of 1, and so is never copied; memories are each agent's own.
+        """
         own = observations[self.group.name]
         if not self.centralised:
             return own
-        everybody = torch.cat([value.flatten(-2) for value in observations.values()], -1)
-        return everybody.unsqueeze(-2).expand(*own.shape[:-1], everybody.shape[-1])
+        seen = [value.flatten(-2) for value in observations.values()]
+        everybody = (seen[0] if len(seen) == 1 else torch.cat(seen, -1)).unsqueeze(-2)
+        return everybody.expand(*own.shape[:-1], -1) if self.recurrent else everybody
 
     def to_environment(self, action: Tensor) -> Tensor:
         """Actions in the environment's units; continuous ones scaled to its box (which the environment clips to)."""
@@ -239,8 +266,13 @@ def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: st
 
     who = conditioner()
     actor = generated((group.observation + ids, *model.actor, group.action.size), 0.01, who, extra)
-    critic_who = who if sharing.share_embedding else conditioner()
-    critic = generated((critic_inputs + ids, *model.critic, 1), 1.0, critic_who)
+    if config.algorithm.share_critic:
+        aim = target((critic_inputs, *model.critic, 1), 1.0, ())
+        alone = Generator(aim.spec, 0, config=GeneratorConfig(head="none"), rng=rng)
+        critic = GeneratedActor(make_conditioner("none", agents, 0, (), rng), alone, aim)
+    else:
+        critic_who = who if sharing.share_embedding else conditioner()
+        critic = generated((critic_inputs + ids, *model.critic, 1), 1.0, critic_who)
     return Policy(
         group,
         actor,
@@ -248,6 +280,8 @@ def build_policy(config: ExperimentConfig, groups: Mapping[str, Group], name: st
         distribution=distribution,
         id_in_observation=sharing.id_in_observation,
         centralised=config.algorithm.centralised,
+        share_critic=config.algorithm.share_critic,
+        narrow=config.train.precision == "bf16",
     )
 
 

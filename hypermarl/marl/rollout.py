@@ -25,7 +25,7 @@ class Batch:
 
     observation: Tensor  # [T+1, E, S, N, O]; the last is what comes next
     action: Tensor  # [T, E, S, N] or [T, E, S, N, A]
-    log_prob: Tensor  # [T, E, S, N]
+    log_prob: Tensor  # [T, E, S, N], of the raw sample
     reward: Tensor  # [T, E, S, N]
     terminated: Tensor  # [T, E, S, N] bool
     truncated: Tensor  # [T, E, S, N] bool
@@ -114,7 +114,7 @@ class Collector:
             parameters = self._parameters(name, policy, observation, mask)
             action = distributions.sample(policy.distribution, parameters, noise[name][t])
             batch.action[t] = action
-            batch.log_prob[t] = distributions.log_prob(policy.distribution, parameters, action)
+            batch.log_prob[t] = distributions.raw_log_prob(policy.distribution, parameters, action)
             actions[name] = policy.to_environment(action).flatten(0, 1)
         return actions
 

@@ -13,7 +13,7 @@ from hypermarl.generator import GeneratorConfig
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which environment; `options` go to it unchanged. `num_envs` is per seed."""
+    """Which environment; `options` go to it unchanged. `num_envs` is per seed, of all ranks together."""
 
     kind: str
     name: str
@@ -71,6 +71,7 @@ class AlgorithmConfig:
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
     value_norm: bool = False
+    share_critic: bool = False  # one critic for all agents of a group, whatever the sharing of their policies
     normalise_advantage: Literal["all", "agent", "none"] = "all"
     adam_eps: float = 1e-5
     anneal_lr: bool = False
@@ -91,7 +92,10 @@ class TrainConfig:
     log_every: int = 1  # iterations
     diagnose_every: int = 20  # iterations between diversity, gradient cosine, weight spread; 0 = never
     micro_batch: int = 2048  # rows (environment steps) per forward and backward; gradients are accumulated
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the networks' matrix products; the rest is always fp32
+    compile: bool = False  # fuse networks and losses with torch.compile
     threads: int = 1
+    rank_timeout: float = 600.0  # seconds to wait for another rank (torchrun) before it counts as lost
     folder: str = "runs"
     run: str | None = None  # name of the run folder; default: made from environment, sharing, algorithm, seed
     tensorboard: bool = True
@@ -130,14 +134,20 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         self._check_ranges()
-        rows = self.env.num_envs * (1 if self.model.recurrent else self.train.steps)
-        if self.algorithm.minibatches > rows:
-            whole = ", since a recurrent policy learns from whole sequences" if self.model.recurrent else ""
-            raise UserError(
-                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout{whole}."
-            )
+        self.check_minibatches(self.env.num_envs)
         if self.algorithm.objective == "torchrl" and (self.seeds > 1 or self.model.recurrent):
             raise UserError("algorithm.objective=torchrl trains one seed at a time, without memory; use objective=ppo.")
+
+    def check_minibatches(self, num_envs: int) -> None:
+        """Refuse more of them than `num_envs` environments, those of one rank, give rows."""
+        rows = num_envs * (1 if self.model.recurrent else self.train.steps)
+        if self.algorithm.minibatches > rows:
+            whole = ", since a recurrent policy learns from whole sequences" if self.model.recurrent else ""
+            own = "" if num_envs == self.env.num_envs else " on each rank"
+            raise UserError(
+                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {rows} rows of a rollout"
+                f"{own}{whole}."
+            )
 
     def _check_ranges(self) -> None:
         """Refuse numbers with which nothing could work."""
@@ -174,6 +184,7 @@ class ExperimentConfig:
             "algorithm.clip": algorithm.clip,
             "algorithm.max_grad_norm": algorithm.max_grad_norm,
             "algorithm.adam_eps": algorithm.adam_eps,
+            "train.rank_timeout": train.rank_timeout,
         }
         shares: dict[str, float | None] = {"algorithm.gamma": algorithm.gamma, "algorithm.lam": algorithm.lam}
         for settings, low, high, words in (

@@ -53,7 +53,7 @@ class Acting(nn.Module):
         found = distributions.read(self.kind, outputs, weights, mask)
         if self.kind == "categorical":
             return found["logits"]
-        loc, scale = found["loc"], found["log_std"].exp()
+        loc, scale = found["loc"], found["log_std"].exp().expand_as(outputs)
         if self.kind == "tanh_normal":
             return loc, scale  # TorchRL's distribution squashes and scales by itself
         return loc * self.halfwidth + self.middle, scale * self.halfwidth
@@ -67,9 +67,12 @@ class Valuing(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.critic = policy.critic
-        self.register_buffer("identity", _identity(policy), persistent=False)
+        self.agents = len(policy.group.agents)
+        identity = policy.identity if policy.told_critic else policy.identity[:, :0]
+        self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.expand(*inputs.shape[:-2], self.agents, -1)
         value: Tensor = self.critic(_identified(inputs, self.identity))
         return value
 
@@ -152,13 +155,18 @@ def ppo(
     """
     group = policy.group.name
     volume = _log_volume(policy)
+    slope = distributions.log_slope(part.action).sum(-1) if policy.distribution == "tanh_normal" else 0.0
+    critic_input = part.critic_input
+    if critic_input is None:
+        critic_input = policy.critic_inputs({group: part.observation})
     seen = {
         "observation": part.observation,
-        "critic_input": part.observation if part.critic_input is None else part.critic_input,
+        "critic_input": critic_input.expand(*part.observation.shape[:-1], -1),
         "action": policy.to_environment(part.action),
-        "action_log_prob": part.log_prob - volume,
-        "state_value": part.value.unsqueeze(-1),
+        "action_log_prob": part.log_prob - slope - volume,
     }
+    if part.value is not None:
+        seen["state_value"] = part.value.unsqueeze(-1)
     if part.mask is not None:
         seen["action_mask"] = part.mask
     batch = TensorDict({group: seen}, part.action.shape[:2])

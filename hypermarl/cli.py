@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from hypermarl import config as settings
+from hypermarl.completion import complete
 from hypermarl.errors import UserError
+from hypermarl.sweep import options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +32,7 @@ EXTRAS = {
     "imageio_ffmpeg": "video",
     "onnx": "export",
     "onnxscript": "export",
+    "ray": "ray",
 }
 LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model"}
 ANY_ENV = {
@@ -48,18 +51,9 @@ app = typer.Typer(
 )
 
 
-def _complete(incomplete: str) -> list[str]:
-    """Shell completion: `env=`, `sharing=`, ... and the names of their presets."""
-    words = [f"{group}=" for group in settings.groups()]
-    for group in settings.groups():
-        if incomplete.startswith(f"{group}="):
-            words = [f"{group}={name}" for name in settings.presets(group)]
-    return [word for word in words if word.startswith(incomplete)]
-
-
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, for instance env=vmas/dispersion.", autocompletion=_complete),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, for instance env=vmas/dispersion.", autocompletion=complete),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")]
 EnvWords = Annotated[
@@ -99,7 +93,13 @@ def train(
         return
     from hypermarl.marl.train import Experiment
 
-    show_result(Experiment(experiment).run(), experiment)
+    made = Experiment(experiment)
+    result = made.run()
+    if made.ranks.first:
+        show_result(result, experiment)
+
+
+sweep = app.command(epilog=options.EXAMPLE)(options.sweep)
 
 
 @app.command()
@@ -112,8 +112,10 @@ def resume(
     """Continue a run from its newest checkpoint, as if it had never stopped."""
     from hypermarl.marl.train import Experiment
 
-    experiment = Experiment.resume(run, frames)
-    show_result(experiment.run(), experiment.config)
+    made = Experiment.resume(run, frames)
+    result = made.run()
+    if made.ranks.first:
+        show_result(result, made.config)
 
 
 @app.command(epilog="Example: hypermarl evaluate runs/quick_start --episodes 200 --json result.json")
@@ -200,7 +202,7 @@ def export(
 def doctor(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ENV=...", help="env=..., env.options.<name>=...", autocompletion=_complete),
+        typer.Argument(metavar="ENV=...", help="env=..., env.options.<name>=...", autocompletion=complete),
     ] = None,
 ) -> None:
     """Try an environment and say in plain words what is wrong with it; exits with 2 if it cannot be trained on."""
@@ -358,5 +360,15 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _leave(sentence: str) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
+    if _tells():
+        print(f"error: {sentence}", file=sys.stderr)
     sys.exit(2)
+
+
+def _tells() -> bool:
+    """Whether it is for this process to speak: of those that torchrun started, the first that fails."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from hypermarl.marl.ranks import Ranks
+
+    return Ranks.of_environment().tells()

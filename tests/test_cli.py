@@ -17,6 +17,7 @@ import yaml
 
 from hypermarl import cli
 from hypermarl import config as settings
+from hypermarl.completion import complete
 from hypermarl.errors import UserError
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.runs import RunFolder
@@ -378,13 +379,13 @@ def test_version_names_what_is_installed(say) -> None:  # type: ignore[no-untype
 
 
 def test_completion_offers_groups_then_presets() -> None:
-    assert cli._complete("sh") == ["sharing="]
-    assert cli._complete("sharing=hyper_m") == ["sharing=hyper_mlp", "sharing=hyper_mlp_paper"]
+    assert complete("sh") == ["sharing="]
+    assert complete("sharing=hyper_m") == ["sharing=hyper_mlp", "sharing=hyper_mlp_paper"]
 
 
 def test_help_lists_every_command(say) -> None:  # type: ignore[no-untyped-def]
     out = say("--help").out
-    for command in ("train", "resume", "evaluate", "render", "export", "list", "doctor", "version"):
+    for command in ("train", "sweep", "resume", "evaluate", "render", "export", "list", "doctor", "version"):
         assert re.search(rf"^│ {command} ", out, re.MULTILINE), command
 
 
@@ -392,7 +393,7 @@ def test_help_and_list_do_not_wait_for_torch() -> None:
     script = (
         "import sys; from hypermarl import cli\ntry: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
     )
-    for words in (["--help"], ["train", "--help"], ["list", "envs"]):
+    for words in (["--help"], ["train", "--help"], ["sweep", "--help"], ["list", "envs"]):
         subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
 
 

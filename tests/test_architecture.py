@@ -28,6 +28,7 @@ ROWS = {
     "memory": 0,
     "runs": 0,
     "evaluation": 0,
+    "completion": 1,
     "conditioning": 1,
     "generator": 1,
     "targets": 1,

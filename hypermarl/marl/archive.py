@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from hypermarl import config as settings
 from hypermarl.envs.interface import Group
 from hypermarl.errors import UserError
 from hypermarl.marl.learner import Learner
 from hypermarl.marl.settings import ExperimentConfig
-from hypermarl.runs import Checkpoint, RunFolder, unused
+from hypermarl.runs import RunFolder, unused
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint's content: its plain values, and its tensors as `<part>/<name>`, policies as `policy.<seed>`."""
+
+    words: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def give(self, learner: Learner) -> bool:
+        """Bring `learner` there; False if its environments begin anew, as another number of ranks saved this."""
+        words = self.words
+        policies = [self.part(f"policy.{s}") for s in range(len(learner.seeds))]
+        learner.load_policies(policies, Path(words["path"]))
+        learner.load_optimizer(self.part("optimizer"))
+        return learner.load_run_state(self.part("state"), words["iteration"], words["exact"])
 
 
 class Archive:
@@ -47,8 +69,8 @@ class Archive:
                     shutil.rmtree(path)
         return cls(whole, _of_seeds(whole, config, groups), config.train.keep_checkpoints)
 
-    def restore(self, learner: Learner) -> Checkpoint | None:
-        """Bring `learner` to the newest checkpoint; None (and an untouched learner) if there is none yet."""
+    def newest(self) -> Saved | None:
+        """The newest checkpoint; None if there is none yet."""
         checkpoint = self.whole.latest()
         frame = checkpoint.frame if checkpoint else -1
         for own in self.seeds if len(self.seeds) > 1 else ():
@@ -57,24 +79,23 @@ class Archive:
                     shutil.rmtree(later.path)
         if checkpoint is None:
             return None
-        states = []
-        for own in self.seeds:
+        tensors = {}
+        for s, own in enumerate(self.seeds):
             same = [c for c in own.checkpoints() if c.frame == checkpoint.frame]
             if not same:
                 raise UserError(f"{own.path} lacks the checkpoint of frame {frame} that {self.whole.path} has.")
-            states.append(own.load(same[0], ("policy",))["policy"])
-        parts = self.whole.load(checkpoint, ("optimizer", "state"))
-        learner.load_policies(states, checkpoint.path)
-        learner.load_optimizer(parts["optimizer"])
-        learner.load_run_state(parts["state"], checkpoint.iteration, bool(self.whole.meta(checkpoint)["exact"]))
-        return checkpoint
+            tensors |= {f"policy.{s}/{k}": v for k, v in own.load(same[0], ("policy",))["policy"].items()}
+        for part, found in self.whole.load(checkpoint, ("optimizer", "state")).items():
+            tensors |= {f"{part}/{k}": v for k, v in found.items()}
+        meta = self.whole.meta(checkpoint)
+        told = {"path": str(checkpoint.path), "iteration": checkpoint.iteration, "exact": bool(meta["exact"])}
+        return Saved({**told, "ranks": meta.get("ranks", 1)}, tensors)
 
-    def save(self, learner: Learner) -> bool:
+    def save(self, learner: Learner, state: Mapping[str, Tensor], exact: bool) -> None:
         """Policies of all seeds first, the joint state last: what a reader finds in the joint folder is complete below.
 
-        False if the environment could not tell its state, so that going on from here begins new episodes.
+        `state` and `exact` are what `learner.run_state()` gives; that is for all ranks to call, this for the first.
         """
-        state, exact = learner.run_state()
         frame, iteration = learner.frame, learner.iteration
         joint = len(self.seeds) > 1
         for s, own in enumerate(self.seeds if joint else ()):
@@ -85,11 +106,15 @@ class Archive:
             policy={} if joint else learner.policy_state(0),
             optimizer=learner.optimizer_state(),
             state=state,
-            meta={"exact": exact, "seeds": learner.seeds, "healthy": learner.healthy.tolist()},
+            meta={
+                "exact": exact,
+                "seeds": learner.seeds,
+                "healthy": learner.healthy.tolist(),
+                "ranks": learner.ranks.count,
+            },
         )
         for folder in (self.whole, *self.seeds):
             folder.prune(self._keep)
-        return exact
 
 
 def _of_seeds(whole: RunFolder, config: ExperimentConfig, groups: Mapping[str, Group]) -> list[RunFolder]:

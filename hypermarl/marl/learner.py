@@ -177,6 +177,11 @@ class Learner:
             entries.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
+    def learned(self) -> dict[str, Tensor]:
+        """What all ranks hold alike."""
+        held = {f"{name}/{key}": x for name, policy in self.policies.items() for key, x in policy.state_dict().items()}
+        return held | self.optimizer_state()
+
     def run_state(self) -> tuple[dict[str, Tensor], bool]:
         """Environment and random state, and whether the environment could tell its own; whole on the first rank."""
         state = {f"collector.{key}": value for key, value in self.collector.state_dict().items()}

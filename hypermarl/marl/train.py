@@ -5,6 +5,7 @@ Letters: `S` seeds, `N` agents.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ from hypermarl.errors import UserError
 from hypermarl.evaluation.metrics import Episodes
 from hypermarl.evaluation.statistics import iqm
 from hypermarl.marl import diagnostics
-from hypermarl.marl.archive import Archive
+from hypermarl.marl.archive import Archive, Saved
 from hypermarl.marl.exam import Exam
 from hypermarl.marl.learner import Iteration, Learner
 from hypermarl.marl.monitor import Monitor
 from hypermarl.marl.policy import embeddings_of
 from hypermarl.marl.progress import Progress
+from hypermarl.marl.ranks import RankLost, Ranks
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.runs import RunFolder
 
@@ -47,24 +49,29 @@ class Result:
 
 
 class Experiment:
-    """One command's worth of training: `Experiment(config).run()` or `Experiment.resume(folder).run()`."""
+    """One command's worth of training: `Experiment(config).run()` or `Experiment.resume(folder).run()`.
 
-    def __init__(self, config: ExperimentConfig, folder: RunFolder | None = None) -> None:
+    Of several ranks the first writes the run folder, shows progress and evaluates; the others only train.
+    """
+
+    def __init__(self, config: ExperimentConfig, folder: RunFolder | None = None, ranks: Ranks | None = None) -> None:
+        """`folder` is that of a run to go on with; of several ranks only the first needs it."""
         self.config = config
-        self.learner = Learner(config)
+        self.ranks = Ranks.of_environment() if ranks is None else ranks
+        self.learner = Learner(config, self.ranks)
         self.exam = Exam(config)
         self._stop = False
+        self._notice = ""
+        self._archive: Archive | None = None
         try:
-            groups = self.learner.env.groups
-            opened = Archive.create(config, groups) if folder is None else Archive.open(folder, config, groups)
-            self._archive = opened
-            self.folder = opened.whole
-            resumed = opened.restore(self.learner)
+            if self.ranks.first:
+                made = (config, self.learner.env.groups)
+                self._archive = Archive.create(*made) if folder is None else Archive.open(folder, *made)
+            self._resumed = self._restore()
         except BaseException:
             self.learner.close()
             raise
-        self._resumed = resumed is not None
-        self._saved = self.learner.iteration if resumed else -1
+        self._saved = self.learner.iteration if self._resumed else -1
         # rows after the checkpoint will be written again; so will all rows of a run that never came to one
         self._purge = None if folder is None else self.learner.frame
         self._failed = [s for s, well in enumerate(self.learner.healthy.tolist()) if not well]
@@ -73,32 +80,70 @@ class Experiment:
     @classmethod
     def resume(cls, path: str | Path, frames: int | None = None) -> Experiment:
         """Continue the run at `path` from its newest checkpoint, to `frames` if given, else as far as it was to go."""
-        folder = RunFolder.open(path)
-        config = settings.build(ExperimentConfig, folder.config)
+        ranks = Ranks.of_environment()
+        folder = RunFolder.open(path) if ranks.first else None  # it may lie on the first rank's machine only
+        told = ranks.told("config", json.dumps(folder.config if folder else {}))
+        config = settings.build(ExperimentConfig, json.loads(told))
         if frames is not None:
             config = replace(config, train=replace(config.train, frames=frames))
-        return cls(config, folder)
+        return cls(config, folder, ranks)
+
+    @property
+    def folder(self) -> RunFolder:
+        """Of the first rank."""
+        return self._first_archive.whole
+
+    @property
+    def _first_archive(self) -> Archive:
+        assert self._archive is not None, "only the first rank has files"
+        return self._archive
+
+    def _restore(self) -> bool:
+        """Bring all ranks to the newest checkpoint; False if there is none yet."""
+        saved = self._archive.newest() if self._archive else None
+        where = {"run": str(self._archive.whole.path) if self._archive else ""}
+        words, tensors = self.ranks.spread(where | (saved.words if saved else {}), saved.tensors if saved else {})
+        self.path = Path(words["run"])
+        if "iteration" not in words:
+            return False
+        if not Saved(words, tensors).give(self.learner):
+            count = self.ranks.count
+            self._notice = f"Saved on {words['ranks']} ranks, resumed on {count}: environments begin new episodes."
+        return True
 
     def run(self) -> Result:
         """Train to the end of the budget (or the first Ctrl-C), save, evaluate."""
+        try:
+            return self._run()
+        except RankLost as lost:
+            raise RankLost(
+                f"{lost} Training stopped after {self.learner.frame} frames; {self._kept()}. Continue with: "
+                f"torchrun --nproc-per-node=N -m hypermarl resume {self.path} (any N that divides "
+                f"env.num_envs={self.config.env.num_envs}), or on one process: hypermarl resume {self.path}"
+            ) from lost
+
+    def _run(self) -> Result:
         learner = self.learner
         with ExitStack() as stack:
             stack.callback(learner.close)
             stack.callback(self.exam.close)
-            self._monitors = [stack.enter_context(self._monitor(s)) for s in range(self.config.seeds)]
+            watched = range(self.config.seeds) if self.ranks.first else ()
+            self._monitors = [stack.enter_context(self._monitor(s)) for s in watched]
             if not self._resumed:
                 self._begin()
             progress = Progress(
                 self.config.train.frames,
                 seeds=self.config.seeds,
                 start=learner.frame,
-                title=self.folder.path.name,
-                shown=self.config.train.progress,
+                title=self.path.name if self.ranks.alone else f"{self.path.name} on {self.ranks.count} ranks",
+                shown=self.config.train.progress and self.ranks.first,
             )
             learner.clock.restart()
             with self._interruptible():
                 with progress:
-                    while learner.iteration < learner.iterations and not self._stop:
+                    if self._notice:
+                        progress.message(self._notice)
+                    while learner.iteration < learner.iterations and not self.ranks.any(self._stop):
                         self._one(progress)
                 self._checkpoint()
             finished = learner.iteration >= learner.iterations
@@ -106,7 +151,7 @@ class Experiment:
             if finished:
                 self._finish(episodes)
         failed = tuple(learner.seeds[s] for s in self._failed)
-        return Result(self.folder.path, learner.frame, finished, episodes, failed)
+        return Result(self.path, learner.frame, finished, episodes, failed)
 
     # ------------------------------------------------------------------------------------------------ one iteration
 
@@ -139,12 +184,19 @@ class Experiment:
         if bool(learner.healthy.any()):
             progress.message(f"{found} It stays as it last was; the other seeds go on.")
             return
-        kept = self.folder.latest()
-        where = f"the last good checkpoint is {kept.path}" if kept else "there was no checkpoint yet"
-        raise UserError(f"{found} Training stopped after {learner.frame} frames; {where}.")
+        raise UserError(f"{found} Training stopped after {learner.frame} frames; {self._kept()}.")
+
+    def _kept(self) -> str:
+        try:
+            kept = RunFolder.open(self.path).latest()
+        except UserError:  # this rank's machine may not have it
+            return f"what was saved is in {self.path}"
+        return f"the last good checkpoint is {kept.path}" if kept else "there was no checkpoint yet"
 
     def _log(self, iteration: Iteration, progress: Progress) -> None:
         learner = self.learner
+        if not self.ranks.first:
+            return
         with learner.clock("diagnostics"):
             vectors = self._vectors(iteration)
         count, length, returns = self._ended.take()
@@ -178,6 +230,8 @@ class Experiment:
 
     def _evaluate(self) -> list[Episodes]:
         """Greedy (or sampled) play of all seeds at once, on environments of their own."""
+        if not self.ranks.first:
+            return []
         with self.learner.clock("evaluation"):
             per_seed = self.exam.take(self.learner.policies)
         for monitor, episodes in zip(self._monitors, per_seed, strict=True):
@@ -214,7 +268,7 @@ class Experiment:
             )
 
         try:
-            made = film(load(self._archive.seeds[s].path), make, seed=self.config.evaluation.seed)
+            made = film(load(self._first_archive.seeds[s].path), make, seed=self.config.evaluation.seed)
         except (UserError, ImportError, EnvironmentFault):
             return  # pictures are a courtesy: not every environment draws, not every machine can
         monitor.video(self.learner.frame, np.stack(made.frames))
@@ -224,7 +278,10 @@ class Experiment:
         if self._saved == learner.iteration:
             return
         with learner.clock("checkpoint"):
-            exact = self._archive.save(learner)
+            self.ranks.insist_alike(learner.learned())
+            state, exact = learner.run_state()
+            if self._archive:
+                self._archive.save(learner, state, exact)
             self._saved = learner.iteration
             self._project()
             if not exact:
@@ -241,7 +298,7 @@ class Experiment:
 
     def _monitor(self, s: int) -> Monitor:
         labels = [agent for policy in self.learner.policies.values() for agent in policy.group.agents]
-        folder, shown = self._archive.seeds[s].path, self.config.train.tensorboard
+        folder, shown = self._first_archive.seeds[s].path, self.config.train.tensorboard
         return Monitor(folder, tensorboard=shown, labels=labels, purge_step=self._purge)
 
     def _project(self) -> None:
@@ -267,7 +324,7 @@ class Experiment:
         def stop(number: int, frame: Any) -> None:
             if self._stop:
                 raise KeyboardInterrupt
-            self._stop = True
+            self._stop = self.ranks.ended = True
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

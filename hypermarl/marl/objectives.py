@@ -101,7 +101,7 @@ def prepare(
     chunk: int,
     ranks: Ranks = ALONE,
 ) -> dict[str, Samples]:
-    """Values of all steps in one critic pass (`chunk` rows at a time), advantages, and rows to learn from."""
+    """Values of all steps in one critic pass (`chunk` steps of agents at a time), advantages, and rows to learn from."""
     prepared = {}
     for name, policy in policies.items():
         batch = batches[name]
@@ -158,8 +158,8 @@ def _values(policy: Policy, batches: Mapping[str, Batch], name: str, chunk: int)
             kept = torch.zeros(last.shape[:-1], dtype=torch.bool, device=last.device)
             final_values[t] = policy.values(last, memory=memories[t], fresh=kept)[0].squeeze(0)
         return value, final_values
-    steps, envs, seeds = batch.observation.shape[:3]
-    pieces = max(1, chunk // (envs * seeds))
+    steps = batch.observation.shape[0]
+    pieces = max(1, chunk // batch.reward[0].numel())
     value = torch.cat(
         [
             policy.values(policy.critic_inputs({n: o[t : t + pieces] for n, o in observations.items()}))[0]
@@ -228,6 +228,9 @@ def normalise(advantage: Tensor, weight: Tensor | None, how: str, over: Moments 
         variance = ((advantage - mean).square() * weight).sum(axes, keepdim=True) / count
     return (advantage - mean) / (variance.sqrt() + 1e-8)
 
+
+MOST_AGENTS = 128
+"""That a micro-batch counts: beyond, adding up all agents' gradients more often costs more than a cache that fits saves."""
 
 TERMS = ("policy", "value", "entropy", "kl", "clip_fraction")
 
@@ -350,6 +353,7 @@ def accumulate(
     part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage, over)
     objective = OBJECTIVES[config.objective]
     seeds = part.action.shape[1]
+    length = part.fresh.shape[2] if part.fresh is not None else 1
     if policy.distribution == "tanh_normal" and (watched or config.entropy):
         shape = (part.rows(), *part.action.shape[2:])
         part.noise = torch.stack([torch.randn(shape, generator=rng, device=rng.device) for rng in rngs], 1)
@@ -361,8 +365,7 @@ def accumulate(
         count = part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
     actor, critic = policy.actor.weights(), policy.critic.weights()
     actor_leaves, critic_leaves = _leaves(actor), _leaves(critic)
-    length = part.fresh.shape[2] if part.fresh is not None else 1
-    size = max(1, micro_batch // (seeds * length))
+    size = max(1, micro_batch // (min(seeds * part.log_prob.shape[-1], MOST_AGENTS) * length))
     terms = torch.zeros(len(TERMS), seeds, device=part.action.device)
     for start in range(0, part.rows(), size):
         piece = part.piece(start, start + size)

@@ -1,14 +1,15 @@
 # make train   a first trained team, in minutes on a laptop's CPU     make test        the tests, in minutes
 # make lint    style and types                                        make test-slow   the tests that train
-# make clean   remove what these made, except runs/
+# make bench   speed against BenchMARL, hours (experiments/speed)     make clean       remove what these made, except runs/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+THEIRS := .venv-benchmarl
 INSTALLED := $(VENV)/installed
 # one thread per process: small networks are faster so, and results repeat
 export OMP_NUM_THREADS := 1
 
-.PHONY: train test test-slow lint types format clean
+.PHONY: train test test-slow bench lint types format clean
 
 train: $(INSTALLED)
 	$(BIN)/hypermarl train env=vmas/dispersion sharing=hyper_mlp algorithm=ippo \
@@ -19,6 +20,13 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m slow -q
+
+# what has no result yet; experiments/speed/README.md says how to measure something anew
+bench: $(INSTALLED) $(THEIRS)/installed
+	BENCHMARL_PYTHON=$(THEIRS)/bin/python $(BIN)/python experiments/speed/bench.py
+
+$(THEIRS)/installed: experiments/speed/benchmarl.sh
+	PYTHON=$(PYTHON) $< $(THEIRS)
 
 lint: $(INSTALLED) types
 	$(BIN)/ruff check .
@@ -44,5 +52,5 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(THEIRS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -190,9 +190,8 @@ class Simulation:
         self._add_noise()
         self._course.advance()
         reward, observation = self.empty()
-        self._course.pay(reward)
-        self._course.observe(observation)
-        return reward, observation, self.scenario.done()
+        over = self._course.conclude(reward, observation)
+        return reward, observation, over
 
     def _add_noise(self) -> None:
         for agent in self._noisy:
@@ -216,9 +215,12 @@ class _OneByOne:
         self.world.step()
         self.scenario.post_step()
 
-    def pay(self, reward: dict[str, Tensor]) -> None:
+    def conclude(self, reward: dict[str, Tensor], observation: dict[str, Tensor]) -> Tensor:
         for agent, name, place in self.places:
             reward[name][:, place] = self.scenario.reward(agent).reshape(self.num_envs)  # some give [E, 1]
+        self.observe(observation)
+        over: Tensor = self.scenario.done()
+        return over
 
     def observe(self, observation: dict[str, Tensor]) -> None:
         for agent, name, place in self.places:

@@ -332,6 +332,7 @@ def test_numbers_that_are_none_are_told_with_who_gave_them() -> None:
     env.reset(0)
     with pytest.raises(EnvironmentFault, match=r"was given an action .* group 'agents'"):
         env.step({"agents": torch.full((2, 4, 2), float("nan"))})
+    env = vmas_envs.make("dropout", num_envs=2)  # any that is stepped by VMAS's own code
     env.reset(0)
     reward = env._simulation.scenario.reward
     env._simulation.scenario.reward = lambda agent: reward(agent) / (0.0 if agent.name == "agent_2" else 1.0)

@@ -17,8 +17,9 @@ from vmas.simulator.environment import Environment
 
 from hypermarl.envs import vmas as vmas_envs
 from hypermarl.envs.interface import Discrete
+from hypermarl.envs.vmas_navigation import Navigation
 from hypermarl.envs.vmas_simulation import Simulation, Stream
-from hypermarl.envs.vmas_together import Dispersion, Navigation
+from hypermarl.envs.vmas_together import Dispersion
 from hypermarl.envs.vmas_trial import random_actions
 
 E = 3
@@ -120,10 +121,6 @@ def test_all_agents_at_once_are_those_of_plain_vmas(options: tuple[str, dict[str
     given = given | ({"collisions": False} if name == "navigation" else {})
     assert isinstance(Simulation(name, 2, torch.device("cpu"), given)._course, (Dispersion, Navigation))
     test_steps_are_those_of_plain_vmas(name, continuous, **given)
-
-
-def test_a_team_that_collides_is_left_to_vmas() -> None:
-    assert not isinstance(Simulation("navigation", 2, torch.device("cpu"), {})._course, Navigation)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS])

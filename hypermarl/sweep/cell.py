@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FINISHED, CRASHED, MISTAKE, UNSEEN, STOPPED = 0, 1, 2, 3, 4
 NODE = "HYPERMARL_NODE"
 """Environment variable: the name of the machine, for the record."""
+SHIELD = "HYPERMARL_SHIELD"
+"""Environment variable: work in a child of this process, as Ray kills at once what a dying worker has started."""
 PATIENCE = 600.0
 """Seconds to wait for another process to let go of the cell, such as one that is writing its last checkpoint."""
 
@@ -39,8 +41,10 @@ PATIENCE = 600.0
 def main(arguments: list[str]) -> int:
     """Work on one cell; the return value is the exit status."""
     path, token, name = Path(arguments[0]), arguments[1], arguments[2]
+    if os.environ.pop(SHIELD, ""):
+        _shield()
     _stop_when_alone()
-    folder = find(path, token)
+    folder = find(path, token, name)
     if folder is None:
         return UNSEEN
     with folder.locked(name, PATIENCE) as ours:
@@ -50,14 +54,17 @@ def main(arguments: list[str]) -> int:
         return work(folder, folder.cell(name), train)
 
 
-def find(path: Path, token: str, patience: float = 20.0) -> SweepFolder | None:
-    """The sweep at `path` if it is the one that is meant; a network's filesystem may need a moment to show it."""
+def find(path: Path, token: str, *names: str, patience: float = 20.0) -> SweepFolder | None:
+    """The sweep at `path`, with cells `names`, if it is the one that is meant.
+
+    Patience is for a network's filesystem, which may need a moment to show it.
+    """
     from hypermarl.sweep.folder import SweepFolder
 
     until = time.monotonic() + patience
     while True:
         try:
-            folder = SweepFolder.open(path)
+            folder = SweepFolder.open(path, names)
             if folder.token == token:
                 return folder
         except UserError:
@@ -141,6 +148,20 @@ def _line(error: Exception) -> str:
         return " ".join(str(error).split())
     line = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _shield() -> None:
+    """Return in a child; this process waits for it, passes a termination on, and ends as it ends."""
+    child = os.fork()
+    if child == 0:
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def _stop_when_alone() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hypermarl.errors import UserError
-from hypermarl.sweep.cell import NODE, UNSEEN, find
+from hypermarl.sweep.cell import NODE, SHIELD, UNSEEN, find
 from hypermarl.sweep.folder import Cell, SweepFolder
 from hypermarl.sweep.launch import Ended, cores, spawn
 
@@ -35,7 +35,7 @@ class Cluster:
         self._probe(nodes)
         found = sum(node["Resources"]["CPU"] for node in nodes)
         widest = max((cores(cell.config) for cell in folder.cells), default=1)
-        told = f"on Ray, {len(nodes)} node{'s' * (len(nodes) != 1)} with {found:g} cores"
+        told = f"on Ray, {len(nodes)} node{'s' * (len(nodes) != 1)} with {found:g} core{'s' * (found != 1)}"
         if widest > max((node["Resources"]["CPU"] for node in nodes), default=0):
             told += f"; no node has the {widest} cores that a cell wants, it waits for one that has"
         if any(_gpu(cell) for cell in folder.cells) and not any(node["Resources"].get("GPU") for node in nodes):
@@ -109,13 +109,15 @@ class Cluster:
 
 def connect() -> Any:
     """The module `ray`, connected to a running cluster."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages of its nodes' logs among our lines
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _knock(address)
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="critical")
-    except ConnectionError:
+    except (ConnectionError, TimeoutError, socket.gaierror):
         where = "on this machine" if address == "auto" else f"at RAY_ADDRESS={address}"
         raise UserError(
             f"No Ray cluster can be reached {where}; start one with `ray start --head`, or set RAY_ADDRESS."
@@ -123,6 +125,13 @@ def connect() -> Any:
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"The Ray cluster at {address} cannot be used: {_reason(error)}") from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise at once where nobody listens at `host:port`: Ray would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
 def unseen(node: str, path: Path) -> str:
@@ -153,11 +162,13 @@ def work_on(path: str, token: str, name: str, threads: int, start: str) -> tuple
         os.chdir(start)
     log = Path(path) / "cells" / f"{name}.log"
     more = {NODE: f"{host} {ray.get_runtime_context().get_node_id()[:12]}"}
-    one = spawn(Path(path), token, name, threads, log, more)
+    # Ray cancels by SIGINT, which is ignored where the node was started in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    one = spawn(Path(path), token, name, threads, log, {**more, SHIELD: "1"})
     try:
         while one.poll() is None:
             time.sleep(0.2)
-    except KeyboardInterrupt:  # how Ray cancels a task
+    except KeyboardInterrupt:
         one.send_signal(signal.SIGTERM)
         one.wait()
     return one.returncode, host
@@ -167,7 +178,19 @@ def _gpu(cell: Cell) -> bool:
     return cell.config.device.startswith("cuda")
 
 
+_ENDS = {
+    "NodeDiedError": "The node it ran on died, or cannot be reached.",
+    "WorkerCrashedError": "The Ray worker it ran in died.",
+    "LocalRayletDiedError": "The node it ran on died.",
+    "OutOfMemoryError": "Ray ended it because its node ran short of memory.",
+    "TaskCancelledError": "It was cancelled.",
+}
+
+
 def _reason(error: BaseException) -> str:
-    """The last line of Ray's often long texts, which is the one that names the cause."""
+    """One sentence instead of Ray's often long texts: our own, or their last line, which names the cause."""
+    kind = type(error).__name__
+    if kind in _ENDS:
+        return _ENDS[kind]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    return f"{kind}: {lines[-1][:300]}" if lines else kind

@@ -417,10 +417,3 @@ def test_a_checkpoint_of_other_networks_is_refused() -> None:
     kept = saved(started(*GAME))
     with pytest.raises(UserError, match="somewhere does not fit"):
         restored(kept, *GAME, "model.actor=[9]")
-
-
-def test_devices_by_name() -> None:
-    assert module.torch_device("cpu").type == "cpu"
-    for name in ("tpu9", "nowhere"):
-        with pytest.raises(UserError, match=f"device={name} cannot be used here"):
-            module.torch_device(name)

@@ -284,3 +284,27 @@ def test_returns_of_the_dead_and_of_failed_seeds_do_not_count() -> None:
     for key, value in ours.state_dict().items():
         assert value[0] == before[key][0], "a seed that failed stays as it was"
         assert value[1] != before[key][1]
+
+
+@pytest.mark.parametrize("sharing", ["hyper_mlp", "shared_id", "independent"])
+def test_a_critic_can_be_shared_where_policies_are_not(sharing: str) -> None:
+    """Agents that see the same are worth the same to it, and with MAPPO one row is judged for all of them."""
+    words = (f"sharing={sharing}", "algorithm.share_critic=true")
+    one = policy(group(), *words)
+    x = torch.randn(6, 1, 1, 5, generator=rng()).expand(6, 1, 3, 5)
+    values = one.values(one.critic_inputs({"agents": x}))[0]
+    assert values.shape == (6, 1, 3)
+    assert values.std(2).max() < 1e-6
+    own = torch.randn(6, 1, 3, 5, generator=rng())
+    assert one.values(one.critic_inputs({"agents": own}))[0].std(2).min() > 1e-4
+    assert one.parameters_of(x)[0]["logits"].shape == (6, 1, 3, 4)
+    central = policy(group(), *words, "algorithm=mappo")
+    inputs = central.critic_inputs({"agents": own})
+    assert inputs.shape == (6, 1, 1, 15)
+    assert torch.equal(inputs.flatten(-2), own.flatten(-2))
+    values = central.values(inputs)[0]
+    assert values.shape == (6, 1, 3)
+    assert central.critic.target.apply(central.critic.weights(), inputs).shape == (6, 1, 1, 1)
+    assert (values == values[..., :1]).all()
+    names = {name.partition(".")[2] for name, _ in one.critic.named_parameters()}
+    assert all(name.startswith("base.") for name in names), "nothing that is told who an agent is"

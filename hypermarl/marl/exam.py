@@ -40,6 +40,7 @@ class Exam:
         with ExitStack() as stack:
             for policy in policies.values():
                 stack.enter_context(policy.frozen())
+                stack.enter_context(policy.exact())
             played = vectorised.evaluate(self._env, sitting.act, episodes, config.seed)
         return [played.select(played.environment % self._config.seeds == s) for s in range(self._config.seeds)]
 

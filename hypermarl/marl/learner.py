@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hypermarl import envs
-from hypermarl.errors import UserError
-from hypermarl.marl.objectives import TERMS, Samples, accumulate, moments_over, prepare
+from hypermarl.marl.machine import check_compiler, check_precision, compiled, torch_device
+from hypermarl.marl.objectives import OBJECTIVES, TERMS, Samples, accumulate, moments_over, prepare
 from hypermarl.marl.policy import Policy, build_policies
 from hypermarl.marl.progress import Clock
 from hypermarl.marl.ranks import ALONE, Ranks
@@ -48,6 +48,11 @@ class Learner:
         self.seeds = config.all_seeds
         self.ranks = ranks
         self.device = torch_device(ranks.device(config.device))
+        check_precision(config.train.precision, self.device)
+        self.objective = OBJECTIVES[config.algorithm.objective]
+        if config.train.compile:
+            check_compiler(self.device)
+            self.objective = compiled(self.objective, self.device.type)
         env = config.env
         own = ranks.share(env.num_envs)
         config.check_minibatches(own)
@@ -133,7 +138,7 @@ class Learner:
             for k, index in enumerate(parts):
                 for name, policy in self.policies.items():
                     part, chunk = samples[name].take(index), self.config.train.micro_batch
-                    found = accumulate(policy, part, settings, chunk, self.rngs, last, over[name][k])
+                    found = accumulate(policy, part, settings, chunk, self.rngs, last, over[name][k], self.objective)
                     if last:
                         sums[name] += found / settings.minibatches
                 self._add_gradients(parameters)
@@ -221,16 +226,6 @@ class Learner:
     def close(self) -> None:
         self.env.close()
         self.ranks.close()
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name, or one clear sentence."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -342,16 +342,17 @@ def accumulate(
     rngs: Sequence[torch.Generator],
     watched: bool = True,
     over: Moments | None = None,
+    objective: Objective | None = None,
 ) -> Tensor:
     """Add one minibatch's gradient to the policy's parameters; returns its terms `[len(TERMS), S]` if `watched`.
 
     Weights are generated once; micro-batches that fit the cache add their gradients to the generated weights, and the
     generator's backward runs once. The result is the gradient of the whole minibatch, exactly. Chance, where the
     objective needs any, comes from each seed's own `rngs[s]`. With several ranks `over` is of the minibatches of all,
-    and the sum of their gradients is that of all samples.
+    and the sum of their gradients is that of all samples. `objective` may be the configured one in a faster form.
     """
     part.advantage = normalise(part.advantage, part.weight, config.normalise_advantage, over)
-    objective = OBJECTIVES[config.objective]
+    objective = objective or OBJECTIVES[config.objective]
     seeds = part.action.shape[1]
     length = part.fresh.shape[2] if part.fresh is not None else 1
     if policy.distribution == "tanh_normal" and (watched or config.entropy):
@@ -363,7 +364,8 @@ def accumulate(
         count = over.count.clamp(min=1.0)
     elif part.weight is not None:
         count = part.weight.transpose(0, 1).flatten(1).sum(1).clamp(min=1.0)
-    actor, critic = policy.actor.weights(), policy.critic.weights()
+    rows = part.rows() * length
+    actor, critic = policy.actor.weights(rows=rows), policy.critic.weights(rows=rows)
     actor_leaves, critic_leaves = _leaves(actor), _leaves(critic)
     size = max(1, micro_batch // (min(seeds * part.log_prob.shape[-1], MOST_AGENTS) * length))
     terms = torch.zeros(len(TERMS), seeds, device=part.action.device)

@@ -131,6 +131,15 @@ class Policy(nn.Module):
             stack.enter_context(self.critic.frozen())
             yield
 
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Products in fp32 inside, whatever training uses: what is measured does not depend on it."""
+        before, self.narrow = self.narrow, False
+        try:
+            yield
+        finally:
+            self.narrow = before
+
     def with_id(self, observation: Tensor) -> Tensor:
         """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
         if not self.id_in_observation:

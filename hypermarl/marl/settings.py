@@ -137,6 +137,8 @@ class ExperimentConfig:
         self.check_minibatches(self.env.num_envs)
         if self.algorithm.objective == "torchrl" and (self.seeds > 1 or self.model.recurrent):
             raise UserError("algorithm.objective=torchrl trains one seed at a time, without memory; use objective=ppo.")
+        if self.algorithm.objective == "torchrl" and self.train.compile:
+            raise UserError("train.compile=true fuses our own loss only; use algorithm.objective=ppo.")
 
     def check_minibatches(self, num_envs: int) -> None:
         """Refuse more of them than `num_envs` environments, those of one rank, give rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -103,7 +104,7 @@ class VmasEnv:
     @torch.inference_mode()
     def step(self, actions: dict[str, Tensor]) -> Step:
         try:
-            with self._stream:
+            with self._stream if self._simulation.draws else nullcontext():
                 reward, final, over = self._simulation.step(actions)
         except Exception as error:  # whatever a scenario raises, its user gets one sentence
             raise self._fault(f"failed in a step: {type(error).__name__}: {error}") from error

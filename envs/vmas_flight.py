@@ -6,7 +6,7 @@ agents whether they touch anywhere and then works on that pair in all environmen
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,19 +49,31 @@ def flies(world: Any) -> bool:
     )
 
 
+class Pairs(NamedTuple):
+    """Agents that are near each other, every two of them twice; an agent in an environment is `i * E + e`."""
+
+    one: Tensor  # int64 [K], sorted, and `other` for the same one too
+    other: Tensor  # int64 [K]
+    away: Tensor  # from the other to the one, [K, 2]
+
+
 class Near:
-    """The pairs of agents that are nearer than `reach`, or nearly so: every pair twice, in both orders."""
+    """Finds the agents that are nearer than `reach` to each other, or nearly so."""
 
     def __init__(self, count: int, reach: float, device: torch.device) -> None:
         self._limit = torch.full((count, count, 1), (reach * _SLACK) ** 2, device=device)
         self._limit.diagonal(dim1=0, dim2=1).fill_(-1.0)  # nobody is near itself
 
-    def __call__(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every such pair in `place [N, E, 2]` the one agent, the other, and the environment, sorted so: `[K]`."""
+    def __call__(self, place: Tensor) -> Pairs:
+        """The pairs among agents at `place [N, E, 2]`."""
+        count, rows, _ = place.shape
         away = place.unsqueeze(1) - place
         x, y = (away * away).unbind(-1)
-        one, other, row = (x + y <= self._limit).nonzero().unbind(1)
-        return one, other, row
+        near = x + y <= self._limit
+        first, other = near.view(count, count * rows).nonzero().unbind(1)
+        one = first * rows + other % rows
+        flat = place.view(-1, 2)
+        return Pairs(one, other, flat.index_select(0, one) - flat.index_select(0, other))
 
 
 class _Contact:
@@ -76,30 +88,35 @@ class _Contact:
 
     def __call__(self, force: Tensor, place: Tensor) -> Tensor:
         """`force [N, E, 2]` and what the others add to it at `place [N, E, 2]`."""
-        one, other, row = self._near(place)
-        if len(row) == 0:
+        one, _, away = self._near(place)
+        if one.shape[0] == 0:
             return force
-        away = place[one, row] - place[other, row]
         apart = torch.linalg.vector_norm(away, dim=-1)
         push = self._strength * away / apart.unsqueeze(-1) * self._depth(apart).unsqueeze(-1)
         touching = (apart >= _APART) & (apart <= self._reach)
         push = torch.where(touching.unsqueeze(-1), push, 0.0)
-        return force.index_put((one, row), push, accumulate=True)  # in the order of the pairs, as VMAS adds
+        total = force.view(-1, 2).index_put((one,), push, accumulate=True)  # in the order of the pairs, as VMAS adds
+        return total.view_as(force)
 
     def _depth(self, apart: Tensor) -> Tensor:
         """How deep agents overlap, softened. In whole vectors: a processor rounds what is left over differently.
 
         And which are left over depends on who else overlaps.
         """
-        deep = torch.nn.functional.pad((self._reach - apart) / self._margin, (0, -len(apart) % _LANES))
-        return torch.logaddexp(self._zero, deep)[: len(apart)] * self._margin
+        count = apart.shape[0]
+        deep = torch.nn.functional.pad((self._reach - apart) / self._margin, (0, -count % _LANES))
+        return torch.logaddexp(self._zero, deep)[:count] * self._margin
 
 
 class Flight:
-    """The agents of a world in flight, `advance` for every scenario that has nothing else move."""
+    """The agents of a world in flight, `advance` for every scenario that has nothing else move.
+
+    States are written past VMAS's setters, which check shapes and devices that are known here.
+    """
 
     def __init__(self, scenario: Any, world: Any) -> None:
         self.scenario, self.world, self.agents = scenario, world, list(world.agents)
+        self._states = [agent.state for agent in self.agents]
         drag = self.agents[0].drag
         self._keep = 1 - (world._drag if drag is None else drag)
         self._mass = self.agents[0].mass
@@ -108,27 +125,24 @@ class Flight:
 
     def places(self) -> Tensor:
         """Where the agents are, `[N, E, 2]`."""
-        return torch.stack([agent.state.pos for agent in self.agents])
+        return torch.stack([state._pos for state in self._states])
 
     def speeds(self) -> Tensor:
-        return torch.stack([agent.state.vel for agent in self.agents])
+        """How fast they are, `[N, E, 2]`."""
+        return torch.stack([state._vel for state in self._states])
 
     def advance(self) -> None:
-        force = torch.stack([agent.action.u[:, :2] for agent in self.agents])
+        force = torch.stack([agent._action._u for agent in self.agents])
         place, speed = self.places(), self.speeds() * self._keep
         pull = force / self._mass
+        step = self.world._sub_dt
         for _ in range(self.world._substeps):
             if self._contact is not None:
                 pull = self._contact(force, place) / self._mass
-            speed = speed + pull * self.world._sub_dt
-            place = place + speed * self.world._sub_dt
+            speed = speed + pull * step
+            place = place + speed * step
             for axis, wall in enumerate(self._walls):
                 if wall is not None:
                     place[..., axis].clamp_(-wall, wall)
-        for i, agent in enumerate(self.agents):
-            agent.state.force, agent.state.vel, agent.state.pos = force[i], speed[i], place[i]
-
-    def see_self(self, seen: Tensor) -> None:
-        """Own place and speed, the first four numbers of the observations `[E, N, O]`."""
-        seen[..., :2] = self.places().transpose(0, 1)
-        seen[..., 2:4] = self.speeds().transpose(0, 1)
+        for state, *now in zip(self._states, force.unbind(), speed.unbind(), place.unbind(), strict=True):
+            state._force, state._vel, state._pos = now

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .vmas_flight import Flight, Near
+from .vmas_flight import Flight, Near, Pairs
 
 _SLACK = 0.01  # as a share of the range: what the coarse look lets through although it may miss
 
@@ -45,24 +45,24 @@ class _Lidar:
         angles = self._sensors[0]._angles[0]
         self._rays = torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)  # [R, 2]
         across = torch.stack([-torch.sin(angles), torch.cos(angles)], dim=-1)
-        self._both = torch.cat([self._rays, across]).T.contiguous()  # [2, 2R]
+        self._both = -torch.cat([self._rays, across]).T.contiguous()  # [2, 2R], for the way back from the other
         self._radius = torch.tensor(world.agents[0].shape.radius, device=world.device)
         self._slack = _SLACK * (self.range + world.agents[0].shape.radius)
         self._wide = world.agents[0].shape.radius + self._slack
 
-    def measure(self, place: Tensor, near: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def measure(self, place: Tensor, near: Pairs) -> Tensor:
         """How far everybody at `place [N, E, 2]` sees along each ray, `[N, E, R]`."""
-        count, rows, _ = place.shape
-        rays = len(self._rays)
-        far = torch.full((count, rows, rays), self.range, device=place.device)
-        one, other, row = near
-        ahead, beside = ((place[other, row] - place[one, row]) @ self._both).split(rays, dim=1)
+        rays = self._rays.shape[0]
+        far = torch.full((*place.shape[:2], rays), self.range, device=place.device)
+        ahead, beside = (near.away @ self._both).split(rays, dim=1)
         pair, ray = ((beside.abs() < self._wide) & (ahead > -self._slack)).nonzero().unbind(1)
-        if len(pair):
-            eye, row = one[pair], row[pair]
-            seen = self._meet(place[eye, row], place[other[pair], row], self._rays[ray])
-            far.view(-1).scatter_reduce_(0, (eye * rows + row) * rays + ray, seen, "amin")
-        for sensor, measured in zip(self._sensors, far.unbind(0), strict=True):
+        if pair.shape[0]:
+            eye, body, flat = near.one.index_select(0, pair), near.other.index_select(0, pair), place.view(-1, 2)
+            seen = self._meet(
+                *(rows.index_select(0, which) for rows, which in ((flat, eye), (flat, body), (self._rays, ray)))
+            )
+            far.view(-1).scatter_reduce_(0, eye * rays + ray, seen, "amin")
+        for sensor, measured in zip(self._sensors, far.unbind(), strict=True):
             sensor._last_measurement = measured  # drawn in pictures
         return far
 
@@ -132,17 +132,17 @@ class Navigation(Flight):
         gain = gain + torch.where(there, self.scenario.final_reward, 0.0)
         reward.copy_((gain if fine is None else gain + fine).transpose(0, 1))
 
-    def _fine(self, place: Tensor, near: tuple[Tensor, Tensor, Tensor] | None) -> Tensor | None:
+    def _fine(self, place: Tensor, near: Pairs | None) -> Tensor | None:
         """What everybody pays for those who are too near, `[N, E]`."""
         if near is None:
             return None
-        one, other, row = near
-        gap = torch.linalg.vector_norm(place[one, row] - place[other, row], dim=-1) - self._radius - self._radius
+        gap = torch.linalg.vector_norm(near.away, dim=-1) - self._radius - self._radius
         close = (gap <= self.scenario.min_collision_distance).to(torch.int64)
         many = torch.zeros(place.shape[:2], dtype=torch.int64, device=place.device)
-        return self._fines[many.index_put_((one, row), close, accumulate=True)]
+        many.view(-1).index_put_((near.one,), close, accumulate=True)
+        return self._fines[many]
 
-    def _see(self, seen: Tensor, place: Tensor, away: Tensor, near: tuple[Tensor, Tensor, Tensor] | None) -> None:
+    def _see(self, seen: Tensor, place: Tensor, away: Tensor, near: Pairs | None) -> None:
         """`seen [E, N, O]`: own place and speed, the way from the goal (or all of them), how near others are."""
         seen[..., :2] = place.transpose(0, 1)
         seen[..., 2:4] = self.speeds().transpose(0, 1)

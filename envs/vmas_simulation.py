@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .interface import Continuous, Discrete, EnvironmentFault, Group
 from .options import nearest
+from .vmas_flight import Flight
 from .vmas_together import together
 
 _OTHER_NUMBERS = r"\b(np|numpy)\.random\b|^\s*(import|from) random\b"
@@ -116,6 +117,7 @@ class Simulation:
         self._course = together(self.title, self.scenario, self.world) or _OneByOne(self, places)
         self._drives = {name: _Drive(self, [self.agents[i] for i in indices]) for name, indices in members.items()}
         self._noisy = [agent for agent in self.agents if agent.u_noise > 0 or (self.talks(agent) and agent.c_noise > 0)]
+        self.draws = bool(self._noisy) or not isinstance(self._course, Flight)  # random numbers, in a step
         self.can_draw = True  # until it is found that it cannot
 
     def _refuse_unused(self, kwargs: dict[str, Any], source: str, messages: list[str]) -> None:
@@ -231,7 +233,8 @@ class _Drive:
     """Puts one group's actions into its agents: all agents at once, where VMAS decodes one by one."""
 
     def __init__(self, simulation: Simulation, agents: list[Any]) -> None:
-        self.agents, self.continuous = agents, simulation.continuous
+        self.actions, self.continuous = [agent.action for agent in agents], simulation.continuous
+        self.shape = (simulation.num_envs, len(agents))
         self.talks = simulation.talks(agents[0])
         size, device = agents[0].action_size, simulation.device
         self.size, self.first_word = size, simulation.world.dim_p
@@ -252,6 +255,10 @@ class _Drive:
 
     def __call__(self, actions: Tensor) -> None:
         """`actions`: int64 `[E, N]` or float32 `[E, N, A]`."""
+        if actions.shape[:2] != self.shape:
+            raise ValueError(
+                f"actions are {list(actions.shape)}, not for {self.shape[0]} environments and {self.shape[1]} agents"
+            )
         first = actions.transpose(0, 1)  # [N, E, ...]: each agent's own is then contiguous
         if self.continuous:
             clipped = torch.clamp(first, self.low, self.high)
@@ -260,10 +267,11 @@ class _Drive:
         else:
             force = self.forces[self.rows, first]
             word = self.words[first] if self.talks else None
-        for i, agent in enumerate(self.agents):
-            agent.action.u = force[i]
-            if word is not None:
-                agent.action.c = word[i]
+        for action, own in zip(self.actions, force.unbind(), strict=True):
+            action._u = own  # past a setter that checks what is known here
+        if word is not None:
+            for action, own in zip(self.actions, word.unbind(), strict=True):
+                action._c = own
 
 
 def _forces(choices: Tensor, agent: Any) -> Tensor:

@@ -53,33 +53,46 @@ class Dispersion(Flight):
         return torch.stack([food.state.pos for food in self.food]), torch.stack([food.eaten for food in self.food])
 
     def conclude(self, reward: dict[str, Tensor], observation: dict[str, Tensor]) -> Tensor:
-        self._pay(reward["agents"])
-        self.observe(observation)
-        return torch.stack([food.eaten for food in self.food]).all(dim=0)
+        place, meals = self.places(), self._meals()
+        eaten = self._pay(reward["agents"], place, meals)
+        self._see(observation["agents"], place, meals, eaten)
+        return eaten.all(dim=0)
 
-    def _pay(self, reward: Tensor) -> None:
-        meals, eaten = self._meals()
-        on_food = torch.linalg.vector_norm(self.places().unsqueeze(1) - meals, dim=-1) < self._reach  # [N, F, E]
-        guests = on_food.sum(dim=0)
+    def observe(self, observation: dict[str, Tensor]) -> None:
+        self._see(observation["agents"], self.places(), self._meals(), self._eaten())
+
+    def _meals(self) -> Tensor:
+        """Where the food is, `[F, E, 2]`."""
+        return torch.stack([food.state._pos for food in self.food])
+
+    def _eaten(self) -> Tensor:
+        return torch.stack([food.eaten for food in self.food])  # [F, E]
+
+    def _pay(self, reward: Tensor, place: Tensor, meals: Tensor) -> Tensor:
+        """Write the rewards `[E, N]`; what is eaten afterwards, `[F, E]`."""
+        on_food = torch.linalg.vector_norm(place.unsqueeze(1) - meals, dim=-1) < self._reach  # [N, F, E]
+        guests, eaten = on_food.sum(dim=0), self._eaten()
         if self.scenario.share_reward:
             share, eating = torch.ones_like(meals[..., 0]), (guests > 0).expand_as(on_food)
         else:
             share, eating = guests.reciprocal().nan_to_num(posinf=0, neginf=0), on_food
         portions = torch.where(eating & ~eaten, share, 0.0)
-        total = portions[:, 0]
-        for i in range(1, len(self.food)):  # in VMAS's order: a sum over the axis may round differently
-            total = total + portions[:, i]
+        total, *others = portions.unbind(1)
+        for portion in others:  # in VMAS's order: a sum over the axis may round differently
+            total = total + portion
         if self.scenario.penalise_by_time:
             total = torch.where(total == 0, -0.01, total)
         reward.copy_(total.transpose(0, 1))
         eaten = eaten | (guests > 0)
-        for i, food in enumerate(self.food):
-            food.eaten = eaten[i]
-            food.is_rendering.masked_fill_(eaten[i], False)
+        for food, gone in zip(self.food, eaten.unbind(), strict=True):
+            food.eaten = gone
+            food.is_rendering.masked_fill_(gone, False)
+        return eaten
 
-    def observe(self, observation: dict[str, Tensor]) -> None:
-        seen, (meals, eaten) = observation["agents"], self._meals()
+    def _see(self, seen: Tensor, place: Tensor, meals: Tensor, eaten: Tensor) -> None:
+        """`seen [E, N, O]`: own place and speed, and of every food the way there and whether it was eaten."""
         food = seen[..., 4:].unflatten(-1, (len(self.food), 3))  # [E, N, F, 3]
-        self.see_self(seen)
+        seen[..., :2] = place.transpose(0, 1)
+        seen[..., 2:4] = self.speeds().transpose(0, 1)
         food[..., :2] = meals.transpose(0, 1).unsqueeze(1) - seen[..., None, :2]
         food[..., 2] = eaten.transpose(0, 1).unsqueeze(1)

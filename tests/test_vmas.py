@@ -208,7 +208,7 @@ def test_rows_are_started_by_hand_each_time_differently(name: str) -> None:
     assert ended[2] == [False, True, False, True] and ended[8][0] and ended[8][2]
 
 
-@pytest.mark.parametrize("name", ["balance", "simple_push", "simple_reference"])
+@pytest.mark.parametrize("name", ["balance", "navigation", "simple_push", "simple_reference"])
 def test_a_state_continues_bit_for_bit_in_a_fresh_environment(name: str) -> None:
     from safetensors.torch import load, save
 
@@ -345,6 +345,18 @@ def test_an_action_that_does_not_exist_is_told() -> None:
     env.reset(0)
     with pytest.raises(EnvironmentFault, match="failed in a step"):
         env.step({"agents": torch.full((2, 4), 9)})
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2), (3, 4, 2), (2, 1, 2), (2, 3, 2)])
+def test_actions_for_others_are_told(shape: tuple[int, ...]) -> None:
+    env = vmas_envs.make("navigation", num_envs=2)
+    env.reset(0)
+    with pytest.raises(EnvironmentFault, match="not for 2 environments and 4 agents"):
+        env.step({"agents": torch.zeros(shape)})
+
+
+def test_navigation_is_started_from_rows() -> None:
+    assert vmas_envs.make("navigation", num_envs=2).pooled
 
 
 @pytest.mark.parametrize("native", [True, False])

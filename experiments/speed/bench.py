@@ -4,10 +4,10 @@
     python experiments/speed/bench.py --rows 'tanh_*'      these, anew
     python experiments/speed/bench.py --list | --table     name the rows | only write the table
 
-Each round runs every command of a cell once, in a process of its own with one thread, one after another; the next round
-in the reverse order. What counts is CPU time, which neighbours on the machine disturb least: the median over the
-iterations of all rounds, with the smallest and the largest ratio of a single round beside it. `BENCHMARL_PYTHON` names
-BenchMARL's interpreter if it is not that of `benchmarl.sh`.
+Each round starts every command of a cell once, in a process of its own with one thread; then their iterations run in
+turns, one process at a time, so that what else the machine does meets all sides alike. The next round has the reverse
+order. What counts is CPU time: the median over the iterations of all rounds, with the smallest and the largest ratio of
+a single round beside it. `BENCHMARL_PYTHON` names BenchMARL's interpreter if it is not that of `benchmarl.sh`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rows import ROWS, Command, Row
+from turns import GO, READY
 
 HERE = Path(__file__).resolve().parent
 MARKS = ("<!-- table -->", "<!-- end of table -->")
-QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "RL_LOGGING_LEVEL": "ERROR"}
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore",
+    "RL_LOGGING_LEVEL": "ERROR",
+    "SPEED_TURNS": "1",
+}
 Measured = dict[str, Any]
 
 
@@ -38,29 +47,72 @@ class Broken(Exception):
     """A command did not come to its end."""
 
 
-def run(command: Command, quick: bool, patience: float) -> Measured:
-    """What the command printed."""
-    theirs = os.environ.get("BENCHMARL_PYTHON", ".venv-benchmarl/bin/python")
-    python = theirs if command[0] == "theirs.py" else sys.executable
-    words = [python, str(HERE / command[0]), *command[1:], *(("--warmup", "1", "--iterations", "2") if quick else ())]
-    try:
-        done = subprocess.run(words, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=patience)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Broken(f"{' '.join(words)}: {error}") from error
-    if done.returncode:
-        raise Broken(f"{' '.join(words)}:\n{done.stderr[-2000:]}")
-    measured: Measured = json.loads(done.stdout.strip().splitlines()[-1])
-    return measured
+class Process:
+    """A command at work, which asks before each timed iteration and ends with what it found."""
+
+    def __init__(self, command: Command, quick: bool, patience: float) -> None:
+        theirs = os.environ.get("BENCHMARL_PYTHON", ".venv-benchmarl/bin/python")
+        python = theirs if command[0] == "theirs.py" else sys.executable
+        few = ("--warmup", "1", "--iterations", "2") if quick else ()
+        self.words = [python, str(HERE / command[0]), *command[1:], *few]
+        self.found: Measured | None = None
+        self._open = ExitStack()
+        self._errors = self._open.enter_context(tempfile.TemporaryFile("w+"))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen(self.words, env={**os.environ, **QUIET}, text=True, **pipes)
+        except OSError as error:
+            raise Broken(f"{' '.join(self.words)}: {error}") from error
+        self._watch = threading.Timer(patience, self._process.kill)
+        self._open.callback(self._watch.cancel)
+        self._watch.start()
+        try:
+            self._await()
+        except Broken:
+            self.close()
+            raise
+
+    def go(self) -> None:
+        """One iteration, unless it has come to its end."""
+        if self.found is None:
+            assert self._process.stdin is not None
+            print(GO, file=self._process.stdin, flush=True)
+            self._await()
+
+    def _await(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                self.found = json.loads(line)
+            if self.found is not None or line.strip() == READY:
+                return
+        self._process.wait()
+        self._errors.seek(0)
+        raise Broken(f"{' '.join(self.words)} ended with {self._process.returncode}:\n{self._errors.read()[-2000:]}")
+
+    def close(self) -> None:
+        if self.found is None:
+            self._process.kill()
+        self._process.wait()
+        self._open.close()
 
 
 def measure(rows: Sequence[Row], rounds: int, quick: bool, patience: float) -> list[dict[Command, Measured]]:
-    """Every command of these rows, once per round."""
+    """Every command of these rows, once per round, their iterations in turns."""
     commands = list(dict.fromkeys(command for row in rows for command in (row.first, row.second)))
-    found = []
-    for number in range(rounds):
-        order = commands if number % 2 == 0 else commands[::-1]
-        found.append({command: run(command, quick, patience) for command in order})
-    return found
+    return [_round(commands if turn % 2 == 0 else commands[::-1], quick, patience) for turn in range(rounds)]
+
+
+def _round(commands: Sequence[Command], quick: bool, patience: float) -> dict[Command, Measured]:
+    with ExitStack() as stack:
+        running: dict[Command, Process] = {}
+        for command in commands:
+            running[command] = Process(command, quick, patience)
+            stack.callback(running[command].close)
+        while any(process.found is None for process in running.values()):
+            for process in running.values():
+                process.go()
+        return {command: process.found for command, process in running.items() if process.found is not None}
 
 
 def judge(row: Row, rounds: Sequence[dict[Command, Measured]]) -> Measured:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from scenes import MAX_STEPS, SCENES
+from turns import wait
 
 from hypermarl import config as settings
 from hypermarl.envs import parse
@@ -58,6 +59,7 @@ def main() -> None:
     wall: list[float] = []
     ended = at_once = 0.0
     for _ in range(given.iterations):
+        wait()
         begin = time.process_time(), time.perf_counter()
         iteration = learner.iterate()
         if on_gpu:

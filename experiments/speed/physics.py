@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from scenes import MAX_STEPS, SCENES
+from turns import wait
 
 
 def plain(scene: str, envs: int, device: str) -> Callable[[], object]:
@@ -73,6 +74,8 @@ def main() -> None:
     cpu: list[float] = []
     wall: list[float] = []
     for turn in range(given.warmup + given.iterations):
+        if turn >= given.warmup:
+            wait()
         begin = time.process_time(), time.perf_counter()
         for _ in range(given.steps):
             step()

@@ -9,8 +9,8 @@ Command = tuple[str, ...]
 """A script of this folder and its words. It prints `{"frames": .., "cpu": [..], "wall": [..]}` of equal iterations."""
 
 STEPS = 64  # T
-FRAMES = 400_000  # so many are timed in a process, within the bounds below
-FEWEST, MOST = 6, 20  # iterations
+FRAMES = 250_000  # so many of four agents are timed in a process, within the bounds below
+FEWEST, MOST = 5, 12  # iterations
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,19 @@ RELU: Command = ("model.activation=relu",)
 FAST: Command = (*RELU, "train.precision=bf16")
 
 
-def ours(scene: str, envs: int, *words: str, sharing: str = "shared", seeds: int = 1, stagger: bool = False) -> Command:
-    counts = _counts(envs * seeds * STEPS)
+def ours(
+    scene: str, envs: int, *words: str, sharing: str = "shared", agents: int = 4, seeds: int = 1, stagger: bool = False
+) -> Command:
+    counts = _counts(envs * seeds * STEPS * agents // 4)
     chosen = {word.partition("=")[0]: word for word in (*EQUAL, *words)}  # later wins
     flags = (*counts, "--stagger") if stagger else counts
-    given = (f"sharing={sharing}", f"env.num_envs={envs}", f"seeds={seeds}", *chosen.values())
+    given = (
+        f"sharing={sharing}",
+        f"env.options.n_agents={agents}",
+        f"env.num_envs={envs}",
+        f"seeds={seeds}",
+        *chosen.values(),
+    )
     return ("ours.py", "--scene", scene, *flags, *given)
 
 
@@ -119,7 +127,7 @@ def _generators() -> list[Row]:
         for critic, words in (("team", ()), ("agent", ("algorithm.share_critic=false",))):
             cell = f"hyper_{agents}_{envs}_{critic}"
             kinds = [
-                ours("dispersion", envs, f"env.options.n_agents={agents}", *RELU, *words, sharing=sharing)
+                ours("dispersion", envs, *RELU, *words, sharing=sharing, agents=agents)
                 for sharing in ("shared", "hyper_mlp")
             ]
             case = f"dispersion, N = {agents}, {envs} environments, one critic " + (

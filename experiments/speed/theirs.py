@@ -16,7 +16,6 @@ import resource
 import tempfile
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
 from scenes import MAX_STEPS, SCENES
+from turns import wait
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
@@ -96,31 +96,42 @@ def build(setting: Setting, callbacks: list[Callback], evaluation_episodes: int 
 class Stopwatch(Callback):
     """Seconds from the end of one iteration to the end of the next: collection, advantages, update, bookkeeping."""
 
-    def __init__(self, synchronise: bool, stagger: bool) -> None:
+    def __init__(self, warmup: int, synchronise: bool, stagger: bool) -> None:
         super().__init__()
-        self.synchronise, self.stagger = synchronise, stagger
-        self.marks: list[tuple[float, float]] = []
-        self.middles: list[float] = []  # CPU time at which collection was over
+        self.warmup, self.synchronise, self.stagger = warmup, synchronise, stagger
+        self.done = 0
+        self.cpu: list[float] = []
+        self.wall: list[float] = []
+        self.collection: list[float] = []  # CPU time
         self.ended: list[int] = []  # episodes, of each iteration
-        self.at_once = 0.0  # the largest share of environments that ended in one step, after the first iteration
+        self.at_once = 0.0  # the largest share of environments that ended in one step
+        self.begin = (0.0, 0.0)
 
     def on_batch_collected(self, batch: Any) -> None:
-        self._wait()
-        self.middles.append(time.process_time())
+        if self.done < self.warmup:
+            return
+        self.collection.append(self._now()[0] - self.begin[0])
         done = batch["next", "done"].squeeze(-1)  # [E, T]
         self.ended.append(int(done.sum()))
-        self.at_once = max(self.at_once, float(done.float().mean(0).max())) if self.marks else 0.0
+        self.at_once = max(self.at_once, float(done.float().mean(0).max()))
 
     def on_train_end(self, training_td: Any, group: str) -> None:
-        self._wait()
-        if self.stagger and not self.marks:
+        now = self._now()
+        self.done += 1
+        if self.done > self.warmup:
+            self.cpu.append(now[0] - self.begin[0])
+            self.wall.append(now[1] - self.begin[1])
+        if self.stagger and self.done == 1:
             simulation = self.experiment.collector.env.base_env._env
             simulation.steps.copy_(torch.randint_like(simulation.steps, simulation.max_steps))
-        self.marks.append((time.process_time(), time.perf_counter()))
+        if self.warmup <= self.done < self.experiment.config.max_n_iters:
+            wait()
+        self.begin = self._now()
 
-    def _wait(self) -> None:
+    def _now(self) -> tuple[float, float]:
         if self.synchronise:
             torch.cuda.synchronize()
+        return time.process_time(), time.perf_counter()
 
 
 def main() -> None:
@@ -136,7 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     words = parser.parse_args()
     torch.set_num_threads(1)
-    watch = Stopwatch(words.device != "cpu", words.stagger)
+    watch = Stopwatch(words.warmup, words.device != "cpu", words.stagger)
     setting = Setting(
         task=words.task,
         options=SCENES[words.task],
@@ -144,20 +155,18 @@ def main() -> None:
         steps=words.steps,
         activation=words.activation,
         share_policy=not words.independent,
-        iterations=words.warmup + words.iterations + 1,
+        iterations=words.warmup + words.iterations,
         device=words.device,
     )
     with contextlib.redirect_stdout(open(os.devnull, "w")):
         build(setting, [watch]).run()
-    marks = watch.marks[words.warmup :]
-    pairs = list(pairwise(marks))
-    middles = watch.middles[words.warmup + 1 :]
+    collection = sum(watch.collection) / sum(watch.cpu)
     found = {
         "frames": setting.frames_per_iteration,
-        "cpu": [after[0] - before[0] for before, after in pairs],
-        "wall": [after[1] - before[1] for before, after in pairs],
-        "shares": _shares(pairs, middles),
-        "ended_per_step": sum(watch.ended[words.warmup + 1 :]) / (len(pairs) * words.steps),
+        "cpu": watch.cpu,
+        "wall": watch.wall,
+        "shares": {"collection": round(collection, 4), "training": round(1 - collection, 4)},
+        "ended_per_step": sum(watch.ended) / (len(watch.ended) * words.steps),
         "most_ended_at_once": watch.at_once,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "torch": torch.__version__,
@@ -165,12 +174,6 @@ def main() -> None:
     if words.device != "cpu":
         found["device"] = torch.cuda.get_device_name()
     print(json.dumps(found))
-
-
-def _shares(pairs: list[tuple[tuple[float, float], tuple[float, float]]], middles: list[float]) -> dict[str, float]:
-    whole = sum(after[0] - before[0] for before, after in pairs)
-    collection = sum(middle - before[0] for middle, (before, _) in zip(middles, pairs, strict=True))
-    return {"collection": round(collection / whole, 4), "training": round(1 - collection / whole, 4)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypermarl.errors import UserError
 from hypermarl.sweep import conduct, results
 from hypermarl.sweep.display import Display, duration
 from hypermarl.sweep.folder import Cell, Record, SweepFolder, default_path
-from hypermarl.sweep.grid import LAUNCHERS, Grid, Plan, check, check_devices, nearest_launcher, plans, read
+from hypermarl.sweep.grid import LAUNCHERS, Grid, Plan, check, check_devices, describe, nearest_launcher, plans, read
 from hypermarl.sweep.launch import Launcher
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
@@ -84,8 +84,11 @@ def _joined(options: Options, own: dict[str, str]) -> Options:
 def _check_launch(made: Sequence[Plan], options: Options) -> None:
     if options.launcher == "local":
         check_devices(made)
-    elif any(plan.config.device.startswith("cuda:") for plan in made):
-        raise UserError("With launcher=ray write device=cuda without a number: Ray says which GPU a cell gets.")
+        return
+    for plan in made:
+        if plan.config.device.startswith("cuda:"):
+            told = f"device={plan.config.device} is for Ray to decide; with launcher=ray write device=cuda."
+            raise UserError(f"{describe(plan.point)}{told}")
 
 
 def _launcher(made: Sequence[Plan], options: Options) -> Launcher:

@@ -89,7 +89,7 @@ class Sweep:
                 self._tell(name, self.folder.bury(name, "stopped"))
             return False
         own = record.sentence if told and record.state == "crashed" else ""
-        sentence = ended.sentence or own or f"Its process {how(ended.code)}."
+        sentence = ended.sentence or own or f"Its process {how(ended.code)}"
         again = self._left[name] > 0
         self._left[name] -= again
         record = self.folder.bury(name, "crashed" if again else "failed", sentence)

@@ -290,7 +290,7 @@ def _name(cell: Cell) -> str:
     for key, value in cell.point.items():
         if key not in ("env", "sharing", "algorithm", "seed"):
             parts.append(f"{key.rpartition('.')[2]}_{value}")
-    words = [re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_.") for part in parts]
+    words = [re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in parts]
     name = "-".join([*words, f"s{cell.config.seed}"])
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME - 9]}-{sha256(name.encode()).hexdigest()[:8]}"

@@ -121,9 +121,11 @@ def _values(key: str, value: str) -> tuple[str, ...]:
         raise UserError(f"{word!r} cannot be read: {reason}. Several values are written {key}=a,b.") from error
     if key == "train.folder":
         raise UserError("train.folder takes one value in a sweep: all cells lie in one folder.")
+    seen: set[str] = set()
     for each in found:
-        if found.count(each) > 1:
+        if each in seen:
             raise UserError(f"{key} is given the value {each} twice.")
+        seen.add(each)
     if not found:
         raise UserError(f"{word!r} gives no value at all.")
     return tuple(found)

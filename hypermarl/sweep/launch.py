@@ -69,14 +69,12 @@ def spawn(
 
 
 def how(code: int) -> str:
-    """What an exit status says to a person."""
+    """The end of a sentence that tells a person what an exit status means."""
     if code >= 0:
-        return {
-            work.STOPPED: "was stopped before its end",
-            work.UNSEEN: "does not see the sweep's folder",
-        }.get(code, f"ended with exit status {code}")
+        told = {work.STOPPED: "was stopped before its end", work.UNSEEN: "does not see the sweep's folder"}
+        return told.get(code, f"ended with exit status {code}") + "."
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was ended by {name}" + ("; was memory short?" if name == "SIGKILL" else "")
+    return f"was ended by {name}" + ("; was memory short?" if name == "SIGKILL" else ".")

@@ -14,3 +14,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": torch.nn.functional.elu,
     "gelu": torch.nn.functional.gelu,
 }
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+"""Those whose gradient needs the result only, for results that nothing else reads."""

@@ -36,9 +36,12 @@ class GeneratedActor(nn.Module):
         self.target = target
         self._given: Weights | None = None
 
-    def weights(self, who: Tensor | None = None) -> Weights:
-        """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]` or features `[N, f]`."""
-        generated: Weights = self.generator(self.conditioner(who))
+    def weights(self, who: Tensor | None = None, rows: int | None = None) -> Weights:
+        """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]` or features `[N, f]`.
+
+        Matrices may come in factors (see `spec.Weights`), by default only where they will be applied to few `rows`.
+        """
+        generated: Weights = self.generator(self.conditioner(who), rows)
         return generated
 
     def forward(self, inputs: Any, weights: Weights | None = None) -> Any:

@@ -15,17 +15,14 @@ from hypermarl.errors import UserError
 
 
 class OneHot(nn.Module):
-    """Agents told apart by number only; gives the ids `[N]`, which a generator reads as rows of a table."""
-
-    ids: Tensor
+    """Agents told apart by number only: ids `[N]`, which a generator reads as rows of a table; None is all, in order."""
 
     def __init__(self, agents: int) -> None:
         super().__init__()
         self.dim = agents
-        self.register_buffer("ids", torch.arange(agents), persistent=False)
 
-    def forward(self, ids: Tensor | None = None) -> Tensor:
-        return self.ids if ids is None else ids
+    def forward(self, ids: Tensor | None = None) -> Tensor | None:
+        return ids
 
 
 class Nobody(nn.Module):

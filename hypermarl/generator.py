@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hypermarl.activations import ACTIVATIONS
 from hypermarl.errors import UserError
-from hypermarl.spec import TargetSpec, Weights, WeightSpec
+from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class GeneratorConfig:
     scale: float = 1.0  # of the features: how far one optimiser step moves what is generated
     head: Literal["none", "full", "low_rank", "chunked"] = "full"
     rank: int = 4
+    apply: Literal["auto", "whole", "factored"] = "auto"  # low rank: multiplied out, in factors, or what is cheaper
     chunk: int = 512
     base: bool = True
     start: Literal["equal", "distinct"] = "equal"  # distinct: a head solved so that each agent has its own exact draw
@@ -51,6 +52,8 @@ class GeneratorConfig:
             raise UserError(f"start=distinct is solved for head=full only, not for head={self.head}.")
         if not self.base and self.start != "distinct":
             raise UserError("A generator without a base must start distinct: a zero head would generate zeros.")
+        if self.apply == "factored" and self.head != "low_rank":
+            raise UserError(f"apply=factored is for head=low_rank; head={self.head} has no factors.")
         if min((self.rank, self.chunk, *self.trunk)) < 1:
             raise UserError("Generator widths, rank and chunk must be at least 1.")
 
@@ -89,60 +92,90 @@ class Generator(nn.Module):
             if config.base or members[0].shared:
                 self.base[_key(slot)] = nn.Parameter(torch.stack([draw(m, rng) for m in members]))
 
-    def forward(self, cond: Tensor) -> Weights:
-        """Weights of the agents described by `cond`; ids pick rows of a head without a trunk, as a table does."""
+    def forward(self, cond: Tensor | None, rows: int | None = None) -> Weights:
+        """Weights of the agents described by `cond`; ids pick rows as of a table, None is all rows in order.
+
+        `rows` says to how many rows each agent's weights will be applied, if that is known: few rows are cheaper with
+        a low rank left in its factors.
+        """
         features = self._features(cond)
         generated: Weights = {}
         for slot, members in self._slots.items():
-            shape = members[0].shape
-            value: Tensor | None = None
-            if slot in self._headed:
-                assert features is not None
-                mine = features[self._headed.index(slot)] if self.config.trunk_per == "slot" else features[0]
-                value = self.heads[_key(slot)](mine)  # [*lead, N, K, *shape]
-            if _key(slot) in self.base:
-                base = self.base[_key(slot)].unsqueeze(-len(shape) - 2)  # [*lead, 1, K, *shape]
-                value = base if value is None else value + base
-            assert value is not None
-            for weight, tensor in zip(members, value.unbind(-len(shape) - 1), strict=True):
-                generated[weight.name] = tensor
-        return {weight.name: generated[weight.name] for weight in self.spec.weights}
+            made: dict[str, tuple[Tensor, ...]] = {}
+            base = self._base(slot)
+            if slot not in self._headed:
+                assert base is not None
+                made[""] = _each(base, members[0].shape, len(members))
+            else:
+                mine = features[self._headed.index(slot) if len(features) > 1 else 0]
+                head = self.heads[_key(slot)]
+                if isinstance(head, LowRankHead) and self._in_factors(members[0], rows):
+                    assert base is not None
+                    made[""] = _each(base, members[0].shape, len(members))
+                    made[LEFT], made[RIGHT] = head.factors(mine)
+                else:
+                    made[""] = head(mine, base)
+            for suffix, tensors in made.items():
+                generated |= {weight.name + suffix: tensor for weight, tensor in zip(members, tensors, strict=True)}
+        order = [weight.name + suffix for weight in self.spec.weights for suffix in ("", LEFT, RIGHT)]
+        return {name: generated[name] for name in order if name in generated}
 
-    def _features(self, cond: Tensor) -> tuple[Tensor, ...] | None:
-        """One `[*lead, N, W]` per trunk, or the ids themselves."""
-        if not self._headed:
+    def _base(self, slot: str) -> Tensor | None:
+        """`[*lead, 1, K*numel]`."""
+        if _key(slot) not in self.base:
             return None
-        if not cond.is_floating_point():
-            if not len(self.trunk):
-                return (cond,) * max(1, len(self._headed))
-            cond = nn.functional.one_hot(cond, self.cond_dim).to(self.trunk[0].dtype)
-        if not len(self.trunk):
-            return (cond,) * max(1, len(self._headed))
-        x = cond.unsqueeze(-3)  # [*lead, 1, N, d]
+        base = self.base[_key(slot)]
+        axes = len(self._slots[slot][0].shape) + 1
+        return base.reshape(*base.shape[:-axes], 1, -1)
+
+    def _in_factors(self, weight: WeightSpec, rows: int | None) -> bool:
+        if not weight.factors or self.config.apply != "auto":
+            return weight.factors and self.config.apply == "factored"
+        inputs, outputs = weight.shape
+        return rows is not None and 4 * rows * (inputs + outputs) < 3 * inputs * outputs  # measured, see docs/design.md
+
+    def _features(self, cond: Tensor | None) -> tuple[Tensor | None, ...]:
+        """One `[*lead, N, W]` per trunk; without a trunk what was given."""
+        if not self._headed or not len(self.trunk):
+            return (cond,)
+        picks = cond is None or not cond.is_floating_point()
+        one = self.config.trunk_per == "all"
+        x = cond if picks or one or cond is None else cond.unsqueeze(-3)  # [*lead, 1, N, d]
         for i, weight in enumerate(self.trunk):
-            x = x @ weight
-            if len(self.trunk_bias):
-                x = x + self.trunk_bias[i].unsqueeze(-2)
+            bias = self.trunk_bias[i] if len(self.trunk_bias) else None  # [*lead, T, W]
+            if one:
+                weight = weight.squeeze(-3)
+            elif bias is not None:
+                bias = bias.unsqueeze(-2)
+            if i == 0 and picks:
+                x = weight if cond is None else weight.index_select(-2, cond)
+                x = x if bias is None else x + bias
+            else:
+                assert x is not None
+                x = _affine(x, weight, bias)
             x = ACTIVATIONS[self.config.activation](x)
+        assert x is not None
         if self.config.normalise:
-            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8)
-        return (x * self.config.scale).unbind(-3)
+            x = x * (torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-8) * self.config.scale)
+        elif self.config.scale != 1.0:
+            x = x * self.config.scale
+        return (x,) if one else x.unbind(-3)
 
     @torch.no_grad()
-    def start_distinct(self, cond: Tensor, rng: torch.Generator) -> None:
+    def start_distinct(self, cond: Tensor | None, rng: torch.Generator) -> None:
         """Solve every head so that each agent starts with its own exact draw of each tensor.
 
         Needs features of full row rank over agents and places, so at least N*K wide; below that the solution would
         blow up (measured in the dossier), so it raises `UserError`. Meant for a generator without leading axes.
         """
         features = self._features(cond)
-        if features is None:
-            return
         for i, slot in enumerate(self._headed):
             members = self._slots[slot]
             head = self.heads[_key(slot)]
             assert isinstance(head, FullHead)
-            table = features[i if self.config.trunk_per == "slot" else 0]
+            table = features[i if len(features) > 1 else 0]
+            if table is None:
+                table = torch.arange(self.cond_dim, device=head.weight.device)
             count = table.shape[-1] if not table.is_floating_point() else table.shape[-2]
             wanted = torch.stack([torch.stack([draw(m, rng) for m in members]) for _ in range(count)])
             if _key(slot) in self.base:
@@ -151,7 +184,7 @@ class Generator(nn.Module):
 
 
 class FullHead(nn.Module):
-    """`[*lead, N, W]` -> `[*lead, N, K, *shape]` by one linear map; ids `[N]` pick rows (one-hot as a table).
+    """`[*lead, N, W]` -> K tensors `[*lead, N, *shape]` by one linear map; ids `[N]` pick rows (one-hot as a table).
 
     With `placed`, the K tensors share the map and are told apart by a learned place that scales the features (were it
     added, agents would differ in the same way in all K tensors); without, each has a map of its own.
@@ -164,15 +197,18 @@ class FullHead(nn.Module):
         self.places = nn.Parameter(_normal((count, width), 1.0, rng)) if placed and count > 1 else None
         self.weight = nn.Parameter(torch.zeros(width, weight.numel * (1 if placed else count)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        if not features.is_floating_point():
-            flat = self.weight.index_select(-2, features)
-        elif self.places is None:
-            flat = features @ self.weight
+    def forward(self, features: Tensor | None, base: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Plus `base [*lead, 1, K*numel]`. Without features: every row of the table, in order, and no copy."""
+        if features is not None and features.is_floating_point():
+            if self.places is not None:
+                placed = (self._placed(features) @ self.weight.unsqueeze(-3)).flatten(-2)
+                flat = placed if base is None else placed + base
+            else:
+                flat = _affine(features, self.weight, base)
         else:
-            placed = self._placed(features) @ self.weight.unsqueeze(-3)
-            return placed.reshape(*placed.shape[:-1], *self.shape)
-        return flat.reshape(*flat.shape[:-1], self.count, *self.shape)
+            flat = self.weight if features is None else self.weight.index_select(-2, features)
+            flat = flat if base is None else flat + base
+        return _each(flat, self.shape, self.count)
 
     def _placed(self, features: Tensor) -> Tensor:
         """`[*lead, N, K, W]`."""
@@ -198,7 +234,7 @@ class FullHead(nn.Module):
 
 
 class LowRankHead(nn.Module):
-    """`[*lead, N, W]` -> `[*lead, N, K, in, out]` as a product of two generated factors of rank r.
+    """`[*lead, N, W]` -> K matrices `[*lead, N, in, out]`, each a product of two generated factors of rank r.
 
     The right factor starts at zero, the left one does not, so that the right one learns from the first step.
     """
@@ -214,14 +250,19 @@ class LowRankHead(nn.Module):
         with torch.no_grad():
             self.left.weight.copy_(_normal(tuple(self.left.weight.shape), 1.0 / math.sqrt(rank), rng))
 
-    def forward(self, features: Tensor) -> Tensor:
-        left: Tensor = self.left(features)
-        right: Tensor = self.right(features)
-        return left @ right
+    def factors(self, features: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """K left ones `[*lead, N, in, r]` and K right ones `[*lead, N, r, out]`."""
+        return self.left(features), self.right(features)
+
+    def forward(self, features: Tensor | None, base: Tensor) -> tuple[Tensor, ...]:
+        """Plus `base [*lead, 1, K*numel]`."""
+        shape = (*self.left.shape[:1], *self.right.shape[1:])
+        parts = zip(*self.factors(features), _each(base, shape, self.left.count), strict=True)
+        return tuple((left @ right).add_(own) for left, right, own in parts)
 
 
 class ChunkedHead(nn.Module):
-    """`[*lead, N, W]` -> `[*lead, N, K, *shape]`, one small map reused for every chunk, told apart by chunk places."""
+    """`[*lead, N, W]` -> K tensors `[*lead, N, *shape]`, one small map for every chunk, told apart by chunk places."""
 
     def __init__(self, weight: WeightSpec, count: int, width: int, chunk: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -233,14 +274,31 @@ class ChunkedHead(nn.Module):
         self.places = nn.Parameter(_normal((count * chunks, width), 1.0, rng))
         self.weight = nn.Parameter(torch.zeros(width, min(chunk, weight.numel)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        if not features.is_floating_point():
+    def forward(self, features: Tensor | None, base: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Plus `base [*lead, 1, K*numel]`."""
+        if features is None or not features.is_floating_point():
             raise UserError("head=chunked needs an embedding or a trunk; one-hot ids have no features to place.")
         # The sum must be bent before the map, or all chunks would get the same agent-dependent part.
         placed = torch.tanh(features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3)))  # [*lead, N, K*chunks, W]
         pieces = placed @ self.weight.unsqueeze(-3)
-        flat = pieces.reshape(*pieces.shape[:-2], self.count, -1)[..., : self.numel]
-        return flat.reshape(*flat.shape[:-1], *self.shape)
+        flat = pieces.reshape(*pieces.shape[:-2], self.count, -1)[..., : self.numel].flatten(-2)
+        return _each(flat if base is None else flat + base, self.shape, self.count)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x [*lead, N, d] @ weight [*lead, d, W] + bias [*lead, 1, W]`."""
+    if bias is None:
+        return x @ weight
+    if x.shape[:-2] == weight.shape[:-2] and x.ndim < 4:  # one pass over what is generated instead of two
+        return torch.addmm(bias, x, weight) if x.ndim == 2 else torch.baddbmm(bias, x, weight)
+    return x @ weight + bias
+
+
+def _each(flat: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
+    """`[*lead, N, K*numel]` as its K tensors `[*lead, N, *shape]`."""
+    if count == 1:  # taken apart as one of many, its gradient would be copied
+        return (flat.reshape(*flat.shape[:-1], *shape),)
+    return flat.reshape(*flat.shape[:-1], count, *shape).unbind(-len(shape) - 1)
 
 
 def _head(weight: WeightSpec, count: int, width: int, config: GeneratorConfig, rng: torch.Generator) -> nn.Module:

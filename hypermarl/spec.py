@@ -11,7 +11,24 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-"""Generated tensors by name, each `[*lead, N, *shape]`; `N` is 1 where all agents share one."""
+"""Generated tensors by name, each `[*lead, N, *shape]`; `N` is 1 where all agents share one.
+
+A matrix of low rank may be there in factors: `name` holds what all agents share, `[*lead, 1, in, out]`, and `name#left`
+`[*lead, N, in, r]` times `name#right` `[*lead, N, r, out]` is what each agent adds to it. `whole` multiplies them out.
+"""
+
+LEFT, RIGHT = "#left", "#right"
+
+
+def whole(weights: Mapping[str, Tensor]) -> Weights:
+    """The same weights with every matrix multiplied out, one tensor per name of the specification."""
+    made: Weights = {}
+    for name, tensor in weights.items():
+        if name + LEFT in weights:
+            tensor = tensor + weights[name + LEFT] @ weights[name + RIGHT]
+        if not name.endswith((LEFT, RIGHT)):
+            made[name] = tensor
+    return made
 
 
 @dataclass(frozen=True)
@@ -20,7 +37,8 @@ class WeightSpec:
 
     `slot` names the head it shares with others of its shape (in an MLP every tensor has its own). It starts orthogonal
     times `gain` if that is set, otherwise normal with standard deviation `std`; `std=0` starts at exactly zero.
-    `shared` tensors are the same for every agent: they get a base and no head.
+    `shared` tensors are the same for every agent: they get a base and no head. With `factors`, its target also takes
+    it in factors (see `Weights`).
     """
 
     name: str
@@ -29,8 +47,11 @@ class WeightSpec:
     std: float = 0.0
     gain: float | None = None
     shared: bool = False
+    factors: bool = False
 
     def __post_init__(self) -> None:
+        if LEFT in self.name or RIGHT in self.name:
+            raise ValueError(f"weight {self.name!r} has the name of a factor")
         if not self.shape or any(size < 1 for size in self.shape):
             raise ValueError(f"weight {self.name!r} needs positive sizes, not {self.shape}")
         if self.gain is not None and len(self.shape) != 2:
@@ -73,6 +94,7 @@ class TargetSpec:
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
         """Raise `ValueError` unless `weights` holds exactly these tensors, each `[*lead, N, *shape]`."""
+        weights = whole(weights)
         expected = {weight.name for weight in self.weights}
         if expected != set(weights):
             raise ValueError(f"missing {sorted(expected - set(weights))}, unexpected {sorted(set(weights) - expected)}")

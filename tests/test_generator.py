@@ -16,8 +16,9 @@ from torch import Tensor
 from hypermarl.conditioning import AgentTable
 from hypermarl.errors import UserError
 from hypermarl.generator import Generator, GeneratorConfig
-from hypermarl.spec import TargetSpec, WeightSpec
+from hypermarl.spec import TargetSpec, Weights, WeightSpec, whole
 from hypermarl.stacking import stacked
+from hypermarl.targets.mlp import linear_spec
 
 SPEC = TargetSpec(
     (
@@ -168,6 +169,101 @@ def test_normalised_features_have_size_one() -> None:
     close(features.square().mean(-1).sqrt(), torch.full((4,), 0.5))
 
 
+# ------------------------------------------------------------------------------------------------ low rank in factors
+
+THIN = TargetSpec(tuple(linear_spec("big", 8, 9, 1.0) + linear_spec("small", 2, 9, 1.0) + [SPEC.weights[2]]))
+
+
+def low_rank(apply: str, spec: TargetSpec = THIN, seed: int = 0, **options: Any) -> Generator:
+    return stirred(made(spec, seed=seed, head="low_rank", rank=2, trunk=(5,), apply=apply, **options), seed=seed + 1)
+
+
+def multiplied_out(generator: Generator, who: Tensor) -> Weights:
+    """What the parameters say, computed one agent and one tensor at a time in double precision."""
+    parameters = {name: p.detach().double() for name, p in generator.named_parameters()}
+    found: dict[str, list[Tensor]] = {w.name: [] for w in generator.spec.weights}
+    for row in who.double():
+        features = torch.tanh(row @ parameters["trunk.0"][0] + parameters["trunk_bias.0"][0])
+        for weight in generator.spec.weights:
+            key = weight.slot.replace(".", "_")
+            if f"heads.{key}.left.weight" in parameters:
+                rows, columns = weight.shape
+                left = (features @ parameters[f"heads.{key}.left.weight"]).reshape(rows, 2)
+                right = (features @ parameters[f"heads.{key}.right.weight"]).reshape(2, columns)
+                own = left @ right
+            else:
+                own = (features @ parameters[f"heads.{key}.weight"]).reshape(weight.shape)
+            found[weight.name].append(parameters[f"base.{key}"][0] + own)
+    return {name: torch.stack(each).float() for name, each in found.items()}
+
+
+@pytest.mark.parametrize("apply", ["whole", "factored"])
+def test_a_low_rank_is_what_its_factors_multiply_to(apply: str) -> None:
+    generator = low_rank(apply)
+    weights = generator(cond())
+    in_factors = {name for name in weights if "#" in name}
+    assert in_factors == ({"big.weight#left", "big.weight#right"} if apply == "factored" else set())
+    THIN.check(weights)
+    for name, expected in multiplied_out(generator, cond()).items():
+        close(whole(weights)[name], expected)
+    if apply == "factored":
+        assert weights["big.weight"].shape == (1, 8, 9), "what all agents share is there once"
+        assert weights["big.weight#left"].shape == (4, 8, 2)
+        assert weights["big.weight#right"].shape == (4, 2, 9)
+
+
+def test_factors_teach_what_the_whole_teaches() -> None:
+    cotangent = {w.name: torch.randn(4, *w.shape, generator=rng(3)) for w in THIN.weights}
+    found = []
+    for apply in ("whole", "factored"):
+        generator = low_rank(apply)
+        loss = sum((tensor * cotangent[name]).sum() for name, tensor in whole(generator(cond())).items())
+        torch.autograd.backward(loss)
+        found.append([p.grad for p in generator.parameters()])
+    for one, other in zip(*found, strict=True):
+        close(one, other)
+
+
+def test_factors_of_many_tensors_in_a_slot_and_of_many_seeds() -> None:
+    spec = TargetSpec(tuple(WeightSpec(f"m{i}", (6, 7), "m", gain=1.0, factors=True) for i in range(3)))
+    alone = [low_rank("factored", spec, seed) for seed in range(2)]
+    together = stacked(alone)(torch.stack([cond(), cond() + 1]))
+    for s, generator in enumerate(alone):
+        plain = made(spec, head="low_rank", rank=2, trunk=(5,), apply="whole")
+        plain.load_state_dict(generator.state_dict())
+        for name, expected in plain(cond() + s).items():
+            close(whole(together)[name][s], expected)
+    assert list(together)[:3] == ["m0", "m0#left", "m0#right"]
+
+
+def test_factors_are_left_where_few_rows_are_applied() -> None:
+    """Of 8 x 9 the crossover is at 3/4 * 72 / 17, so between 3 and 4 rows; unknown means many."""
+    generator = low_rank("auto")
+    for rows, factored in ((1, True), (3, True), (4, False), (1000, False), (None, False)):
+        assert ("big.weight#left" in generator(cond(), rows)) == factored
+    assert "big.weight#left" in low_rank("factored")(cond(), 1000)
+    assert "big.weight#left" not in low_rank("whole")(cond(), 1)
+    ignorant = TargetSpec((WeightSpec("big.weight", (8, 9), "big", gain=1.0),))
+    assert list(low_rank("factored", ignorant)(cond())) == ["big.weight"], "only targets that can get factors"
+
+
+def test_names_of_factors_are_taken() -> None:
+    with pytest.raises(ValueError, match="name of a factor"):
+        WeightSpec("w#left", (2, 3), "w")
+
+
+def test_everybody_is_read_from_a_table_without_a_copy() -> None:
+    """In value as ids in order; the generated tensors are views of the table, and so are their gradients."""
+    for options in ({}, {"trunk": (5,)}, {"trunk": (5, 4), "trunk_per": "slot"}):
+        generator = stirred(made(dim=4, **options))
+        for name, expected in generator(torch.arange(4)).items():
+            close(generator(None)[name], expected)
+    plain = made(dim=6, start="distinct", base=False)
+    plain.start_distinct(None, rng(1))
+    assert plain(None)["w"].data_ptr() == plain.heads["w"].weight.data_ptr()
+    assert torch.equal(plain(None)["w"], plain(torch.arange(6))["w"])
+
+
 # ------------------------------------------------------------------------------------------------ distinct starts
 
 
@@ -237,6 +333,7 @@ def test_equal_agents_cannot_start_distinct() -> None:
         ({"head": "none", "base": False}, "generates nothing"),
         ({"base": False}, "must start distinct"),
         ({"head": "chunked", "start": "distinct"}, "head=full only"),
+        ({"apply": "factored"}, "head=full has no factors"),
         ({"rank": 0}, "at least 1"),
         ({"trunk": (4, 0)}, "at least 1"),
     ],

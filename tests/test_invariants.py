@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from hypermarl.errors import UserError
 from hypermarl.marl import distributions, objectives
 from hypermarl.marl.policy import Policy, build_policy
 from hypermarl.marl.settings import AlgorithmConfig
+from hypermarl.marl.squad import Squad
 from hypermarl.stacking import slice_of
 from hypermarl.targets import MLPTarget
 from hypermarl.updates import descend
@@ -173,6 +175,46 @@ def test_pieces_add_up_for_every_target(sharing: str, recurrent: bool, kind: str
     close(pieces, whole)
     for x, y in zip(found, expected, strict=True):
         close(x, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize("algorithm", ["ippo", "mappo"])
+@pytest.mark.parametrize("model", ["mlp", "gru", "gru of ones own"])
+def test_a_low_rank_in_factors_is_the_same_policy(model: str, algorithm: str, kind: str) -> None:
+    """Same actions, values and gradients, seeds side by side; frozen and taken apart for a team as well."""
+    words = ["sharing=hyper_low_rank", "sharing.generator.rank=2", f"algorithm={algorithm}"]
+    words += ["model=gru"] if model != "mlp" else []
+    words += ["model.body=generated"] if model == "gru of ones own" else []
+    both = [
+        policy(
+            group(3, 5, 4 if kind == "discrete" else (1.0, 2.0)), *words, f"sharing.generator.apply={how}", seeds=(0, 1)
+        )
+        for how in ("whole", "factored")
+    ]
+    assert [any("#" in name for name in one.actor.weights()) for one in both] == [False, True]
+    part, settings = drawn(both[0], length=0 if model == "mlp" else 4), config(*words).algorithm
+    if algorithm == "mappo":
+        part.critic_input = both[0].critic_inputs({"agents": part.observation})
+    (terms, expected), (found_terms, found) = (gradients(one, part, settings) for one in both)
+    close(found_terms, terms)
+    for x, y in zip(found, expected, strict=True):
+        close(x, y, atol=1e-5)
+    for one in both:
+        with one.frozen():
+            assert not any(w.requires_grad for w in one.actor.current().values())
+    for s in range(2):
+        squads = [Squad(alone(one, s)) for one in both]
+        assert squads[0].weights.keys() == squads[1].weights.keys()
+        for name, tensor in squads[0].weights.items():
+            close(squads[1].weights[name], tensor)
+
+
+def alone(one: Policy, seed: int) -> Policy:
+    """One seed's policy by itself."""
+    plain = copy.deepcopy(one)
+    for name, parameter in plain.named_parameters():
+        parameter.data = dict(one.named_parameters())[name].detach()[seed].clone()
+    return plain
 
 
 # ------------------------------------------------------------------------------------------------ what is learned

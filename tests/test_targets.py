@@ -12,10 +12,11 @@ from small import close, rng
 from torch import Tensor, nn
 
 from hypermarl.activations import ACTIVATIONS
-from hypermarl.spec import TargetSpec, Weights, WeightSpec
+from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec, whole
 from hypermarl.targets import GRUTarget, MLPTarget
 from hypermarl.targets.gru import History
-from hypermarl.targets.mlp import run_layers
+from hypermarl.targets.mlp import Layer, run_layers
+from hypermarl.targets.product import NARROW, ROWS, SAMPLES, product
 
 
 def drawn(spec: TargetSpec, *lead: int, once: tuple[int, ...] = ()) -> Weights:
@@ -83,7 +84,17 @@ def test_any_shapes(sizes: list[int], shared: bool, activation: str) -> None:
     hidden_ = torch.einsum("tesni,snih->tesnh", x, full["layers.0.weight"]) + full["layers.0.bias"]
     bent = ACTIVATIONS[activation](hidden_)
     expected = torch.einsum("tesnh,snho->tesno", bent, full["layers.1.weight"]) + full["layers.1.bias"]
-    torch.testing.assert_close(target.apply(weights, x), expected, atol=1e-4, rtol=1e-4)
+    found = target.apply(weights, x)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    leaves = [w.requires_grad_() for w in weights.values()]
+    cotangent = torch.randn(found.shape, generator=rng(4))
+    full = {k: w.expand(seeds, agents, *w.shape[2:]) for k, w in weights.items()}
+    hidden_ = torch.einsum("tesni,snih->tesnh", x, full["layers.0.weight"]) + full["layers.0.bias"]
+    bent = ACTIVATIONS[activation](hidden_)
+    expected = torch.einsum("tesnh,snho->tesno", bent, full["layers.1.weight"]) + full["layers.1.bias"]
+    gradients = [torch.autograd.grad(y, leaves, cotangent) for y in (target.apply(weights, x), expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_no_samples_and_one_agent() -> None:
@@ -105,7 +116,7 @@ def test_the_batch_is_read_as_a_view() -> None:
 
     ACTIVATIONS["spy"] = spy
     try:
-        run_layers([(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 5))], x, "spy", last=True)
+        run_layers([Layer(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 5))], x, "spy", last=True)
     finally:
         del ACTIVATIONS["spy"]
     assert seen[0].shape == (6, 6, 5)  # [M, B, out]: one matmul for all seeds and agents
@@ -139,7 +150,7 @@ def test_one_network_on_one_input_is_applied_once() -> None:
 
 def test_one_input_is_copied_for_no_agent() -> None:
     """64 agents read 256 MB of floats if they are copied; the peak stays far below that."""
-    target = MLPTarget((4096, 1))
+    target = MLPTarget((4096, 16))
     x = torch.randn(256, 1, 1, 4096)
     weights = drawn(target.spec, 1, 64)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -154,6 +165,90 @@ def test_the_specification_says_how_layers_start() -> None:
     assert all(w.std == 0 and w.gain is None for w in spec.weights if w.name.endswith("bias"))
     assert spec.weights[-1] == extra
     assert spec.numel() == 4 * 5 + 5 + 5 * 6 + 6 + 6 * 2 + 2 + 2
+
+
+# ------------------------------------------------------------------------------------------------ factors and products
+
+
+def thinned(spec: TargetSpec, *lead: int, rank: int = 2, own_base: bool = False) -> Weights:
+    """Random weights whose matrices, but for shared ones, are what all agents share plus two factors."""
+    weights = {k: 0.5 * w for k, w in drawn(spec, *lead).items()}
+    source = rng(8)
+    for weight in spec.weights:
+        if len(weight.shape) == 2 and not weight.shared:
+            name, (rows, columns) = weight.name, weight.shape
+            weights[name] = weights[name] if own_base else weights[name].narrow(len(lead) - 1, 0, 1).clone()
+            weights[name + LEFT] = torch.randn(*lead, rows, rank, generator=source)
+            weights[name + RIGHT] = torch.randn(*lead, rank, columns, generator=source)
+    return weights
+
+
+def same_gradients(target: MLPTarget, weights: Weights, x: Tensor, atol: float = 1e-3) -> None:
+    """Applying the factors gives the value and the gradients of applying their product."""
+    leaves = [*(w.requires_grad_() for w in weights.values()), x.requires_grad_()]
+    found, expected = target.apply(weights, x), target.apply(whole(weights), x)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    cotangent = torch.randn(found.shape, generator=rng(5))
+    for one, other in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, atol=atol, rtol=1e-3)
+
+
+@pytest.mark.parametrize("own_base", [False, True], ids=["base of all", "own base"])
+@pytest.mark.parametrize("one_input", [False, True], ids=["own inputs", "one input"])
+@pytest.mark.parametrize("lead", [(), (1,), (2,), (2, 5)])
+@pytest.mark.parametrize("batch", [(), (6,), (6, 4)])
+def test_factors_are_applied_as_their_product(
+    batch: tuple[int, ...], lead: tuple[int, ...], one_input: bool, own_base: bool
+) -> None:
+    target = MLPTarget((7, 8, 9, 13), activation="tanh")
+    x = torch.randn(*batch, *lead, 1 if one_input else 3, 7, generator=rng(1))
+    same_gradients(target, thinned(target.spec, *lead, 3, own_base=own_base), x)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared body", "own body"])
+def test_factors_are_applied_over_time(shared: bool) -> None:
+    target = GRUTarget((5, 6, 8, 2), activation="tanh", body_shared=shared)
+    weights = thinned(target.spec, 2, 3)
+    assert ("body.input.weight#left" in weights) != shared
+    x, fresh = torch.randn(7, 4, 2, 3, 5, generator=rng(1)), torch.rand(7, 4, 2, 3, generator=rng(2)) < 0.3
+    history = History(x, torch.randn(4, 2, 3, 6, generator=rng(3)), fresh)
+    leaves = [w.requires_grad_() for w in weights.values()]
+    both = [torch.cat([y.flatten() for y in target.apply(w, history)]) for w in (weights, whole(weights))]
+    close(*both, atol=1e-4)
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in both), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5, NARROW, NARROW + 1])
+@pytest.mark.parametrize("rows", [1, ROWS, 300])
+@pytest.mark.parametrize("networks", [1, 3, SAMPLES // ROWS])
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+def test_a_product_is_a_product(networks: int, rows: int, columns: int, strided: bool, bias: bool) -> None:
+    source = rng(1)
+    x = torch.randn(rows, networks, 6, generator=source).transpose(0, 1)
+    x = (x if strided else x.contiguous()).detach().requires_grad_()
+    weight = torch.randn(networks, 6, columns, generator=source, requires_grad=True)
+    own = torch.randn(networks, 1, columns, generator=source, requires_grad=True) if bias else None
+    leaves = [leaf for leaf in (x, weight, own) if leaf is not None]
+    cotangent = torch.randn(rows, networks, columns, generator=source).transpose(0, 1)
+    found = product(x, weight, own)
+    expected = torch.einsum("mbd,mdh->mbh", x.double(), weight.double())
+    expected = (expected if own is None else expected + own).float()
+    close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (found, expected)), strict=True):
+        close(one, other, atol=1e-4)
+
+
+def test_a_product_in_half_precision_is_in_half_precision() -> None:
+    """Under autocast the inputs are of unlike types; what is learned then must not fail in the backward pass."""
+    x, weight = torch.randn(3, 300, 6, generator=rng(1)), torch.randn(3, 6, 5, generator=rng(2), requires_grad=True)
+    bias = torch.zeros(3, 1, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = product(x.bfloat16(), weight, bias)
+    assert found.dtype == torch.bfloat16
+    torch.autograd.backward(found.float().sum())
+    assert weight.grad is not None
 
 
 # ------------------------------------------------------------------------------------------------ memory

@@ -15,7 +15,7 @@ from hypermarl.marl.objectives import Samples
 from hypermarl.marl.policy import Policy
 from hypermarl.marl.rollout import Batch
 from hypermarl.marl.settings import AlgorithmConfig
-from hypermarl.spec import Weights
+from hypermarl.spec import Weights, whole
 
 OBSERVATIONS = 256
 ROWS = 512
@@ -28,7 +28,7 @@ def examine(policy: Policy, batch: Batch, samples: Samples, config: AlgorithmCon
         return {}
     found = {"diversity/snd": behaviour(policy, batch)}
     with torch.no_grad():
-        found["diversity/weight_spread"] = diversity.weight_spread(policy.actor.weights()).overall
+        found["diversity/weight_spread"] = diversity.weight_spread(whole(policy.actor.weights())).overall
     found["diversity/gradient_cosine"] = diversity.gradient_cosine(agent_gradients(policy, samples, config))
     return found
 
@@ -101,4 +101,4 @@ def _pulled_back(weights: Weights, own: Weights, agent: int, parameters: list[to
 def generated(actor: GeneratedActor, seed: int) -> Weights:
     """One seed's generated weights `[N, *shape]`, for histograms."""
     with torch.no_grad():
-        return {name: tensor[seed] for name, tensor in actor.weights().items()}
+        return {name: tensor[seed] for name, tensor in whole(actor.weights()).items()}

@@ -14,7 +14,7 @@ from hypermarl.conditioning import AgentTable, Features, Nobody
 from hypermarl.errors import UserError
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Policy
-from hypermarl.spec import Weights
+from hypermarl.spec import Weights, whole
 from hypermarl.targets import GRUTarget
 from hypermarl.targets.gru import History
 
@@ -30,7 +30,7 @@ class Squad:
         self.policy = policy
         self.group = policy.group
         self.agents = list(policy.group.agents)
-        self.weights: Weights = {name: tensor.detach().clone() for name, tensor in policy.actor.weights().items()}
+        self.weights: Weights = {name: w.detach().clone() for name, w in whole(policy.actor.weights()).items()}
         ids = len(self.agents) if policy.id_in_observation else 0
         self.identity = torch.eye(len(self.agents), ids, device=policy.low.device)  # [N, ids], joins the observation
         config = policy.actor.generator.config
@@ -107,7 +107,7 @@ class Squad:
         """Generate weights for a newcomer; nothing is retrained and nobody else changes."""
         mixture = None if like is None else self._mixture(agent, like)
         condition = self._condition(agent, mixture, embedding, features)
-        generated = self.policy.actor.generator(condition)
+        generated = whole(self.policy.actor.generator(condition))
         for name, tensor in generated.items():
             if name not in self._shared:
                 self.weights[name] = torch.cat([self.weights[name], tensor.detach()])

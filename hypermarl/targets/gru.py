@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hypermarl.spec import TargetSpec, Weights, WeightSpec
-from hypermarl.targets.mlp import linear_spec, run_layers
+from hypermarl.targets.mlp import layer, linear_spec, run_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +63,20 @@ class GRUTarget:
 
     def apply(self, weights: Weights, inputs: History) -> tuple[Tensor, Tensor]:
         """Outputs `[T, *batch, *lead, N, A]` and the memories `[T, *batch, *lead, N, H]` after every step."""
-
-        def layer(name: str) -> tuple[Tensor, Tensor]:
-            return weights[f"{name}.weight"], weights[f"{name}.bias"]
-
-        embedded = run_layers([layer("body.input")], inputs.x, self.activation, last=True)
-        gates_input = run_layers([layer("body.gates_input")], embedded, self.activation)
+        embedded = run_layers([layer(weights, "body.input")], inputs.x, self.activation, last=True)
+        gates_input = run_layers([layer(weights, "body.gates_input")], embedded, self.activation)
         hidden = inputs.hidden
         states = []
+        recur = [layer(weights, "body.gates_hidden")]
         for gates, fresh in zip(gates_input.unbind(0), inputs.fresh.unbind(0), strict=True):
             hidden = torch.where(fresh.unsqueeze(-1), torch.zeros_like(hidden), hidden)
-            recurrent = run_layers([layer("body.gates_hidden")], hidden, self.activation)
+            recurrent = run_layers(recur, hidden, self.activation)
             reset_x, update_x, new_x = gates.chunk(3, -1)
             reset_h, update_h, new_h = recurrent.chunk(3, -1)
             update = torch.sigmoid(update_x + update_h)
             new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
             hidden = new + update * (hidden - new)
             states.append(hidden)
-        heads = [layer(f"head.{i}") for i in range(self.layers)]
+        heads = [layer(weights, f"head.{i}") for i in range(self.layers)]
         memories = torch.stack(states)
         return run_layers(heads, memories, self.activation), memories

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hypermarl.activations import ACTIVATIONS
-from hypermarl.spec import TargetSpec, Weights, WeightSpec
+from hypermarl.activations import ACTIVATIONS, IN_PLACE
+from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec
+from hypermarl.targets.product import NARROW, product
 
 
 class MLPTarget:
@@ -46,56 +48,76 @@ class MLPTarget:
 
     def apply(self, weights: Weights, inputs: Tensor) -> Tensor:
         """`[*batch, *lead, N, D]` -> `[*batch, *lead, N, A]`."""
-        names = [f"layers.{i}" for i in range(self.layers)]
-        return run_layers([(weights[f"{n}.weight"], weights[f"{n}.bias"]) for n in names], inputs, self.activation)
+        return run_layers([layer(weights, f"layers.{i}") for i in range(self.layers)], inputs, self.activation)
 
 
 def linear_spec(name: str, inputs: int, outputs: int, gain: float, shared: bool = False) -> list[WeightSpec]:
     """A matrix `[in, out]` that starts orthogonal and a bias that starts at zero, each with a head of its own."""
     weight, bias = f"{name}.weight", f"{name}.bias"
     return [
-        WeightSpec(weight, (inputs, outputs), weight, gain=gain, shared=shared),
+        WeightSpec(weight, (inputs, outputs), weight, gain=gain, shared=shared, factors=True),
         WeightSpec(bias, (outputs,), bias, shared=shared),
     ]
 
 
-def run_layers(layers: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, activation: str, last: bool = False) -> Tensor:
-    """Apply `(weight [*lead, N, in, out], bias [*lead, N, out])` in turn; the activation also after the last if asked.
+class Layer(NamedTuple):
+    """`weight [*lead, N, in, out]` plus, if there, `left [*lead, N, in, r] @ right [*lead, N, r, out]`; then the bias.
 
-    `[*batch, *lead, N, D]` -> `[*batch, *lead, N, A]`. The agent axis of a tensor is 1 where all agents share it, that
-    of the inputs where all agents read the same; if it is 1 everywhere, so is that of the outputs. Nothing is copied
-    once per agent. Where all agents share every matrix, they join the batch: one plain matmul per seed.
+    The agent axis of each is 1 where all agents share it.
     """
-    bend = ACTIVATIONS[activation]
-    lead = layers[0][0].shape[:-3]
+
+    weight: Tensor
+    bias: Tensor  # [*lead, N, out]
+    left: Tensor | None = None
+    right: Tensor | None = None
+
+    @property
+    def shared(self) -> bool:
+        """True if all agents have the same matrix."""
+        return self.left is None and self.weight.shape[-3] == 1
+
+
+def layer(weights: Weights, name: str) -> Layer:
+    """The layer of that name, its matrix whole or in factors."""
+    matrix = f"{name}.weight"
+    return Layer(weights[matrix], weights[f"{name}.bias"], weights.get(matrix + LEFT), weights.get(matrix + RIGHT))
+
+
+def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: bool = False) -> Tensor:
+    """Apply layers in turn, `[*batch, *lead, N, D]` -> `[*batch, *lead, N, A]`; bend after the last only if asked.
+
+    The agent axis of the inputs is 1 where all agents read the same; if it is 1 in all tensors, so it is in the
+    outputs. Nothing is copied once per agent. Where all agents share every matrix, they join the batch: one plain
+    matmul per seed.
+    """
+    bend = IN_PLACE.get(activation, ACTIVATIONS[activation])
+    lead = layers[0].weight.shape[:-3]
     batch = inputs.shape[: inputs.ndim - 2 - len(lead)]
-    agents = max(inputs.shape[-2], *(max(weight.shape[-3], bias.shape[-2]) for weight, bias in layers))
-    joined = all(weight.shape[-3] == 1 for weight, _ in layers)
-    seeds = math.prod(lead)
+    seeds, rows, present = math.prod(lead), math.prod(batch), inputs.shape[-2]
+    agents = max(present, *(t.shape[len(lead)] for each in layers for t in each if t is not None))
+    joined = all(each.shared for each in layers)
     x = _joined(inputs, seeds) if joined else _apart(inputs, seeds)
-    shape = (math.prod(batch), inputs.shape[-2])
-    for i, (weight, bias) in enumerate(layers):
-        weight = weight.reshape(seeds, *weight.shape[-3:])
-        bias = bias.reshape(seeds, *bias.shape[-2:])
+    for i, each in enumerate(layers):
+        # All leading axes as one; and no result of a layer is a view, so that it may be bent in place.
+        here = Layer(*(None if t is None else t.reshape(seeds, *t.shape[len(lead) :]) for t in each))
         if joined:
-            x = _shared_layer(x, weight, bias, shape)
-            shape = (shape[0], max(shape[1], bias.shape[1]))
+            x = _shared_layer(x.reshape(seeds, rows * present, x.shape[-1]), here, (rows, present))
+            present = max(present, here.bias.shape[1])
         else:
-            x = _own_layer(x, weight, bias, agents)
+            x = _own_layer(x.reshape(seeds * present, rows, x.shape[-1]), here, agents)
+            present = agents
         if last or i < len(layers) - 1:
             x = bend(x)
     if joined:
-        x = x.unflatten(1, shape).transpose(0, 1)  # [B, S, N, A]
+        x = x.reshape(seeds, rows, agents, x.shape[-1]).transpose(0, 1)  # [B, S, N, A]
     else:
-        x = x.transpose(0, 1)  # [B, S*N, A]
+        x = x.reshape(seeds * agents, rows, x.shape[-1]).transpose(0, 1)  # [B, S*N, A]
     return x.reshape(*batch, *lead, agents, x.shape[-1])
 
 
 def _joined(x: Tensor, seeds: int) -> Tensor:
-    """`[*batch, *lead, N, D]` -> `[S, B*N, D]`: a view where there is one seed."""
-    if seeds == 1:
-        return x.reshape(1, -1, x.shape[-1])
-    return x.reshape(-1, seeds, *x.shape[-2:]).transpose(0, 1).flatten(1, 2)
+    """`[*batch, *lead, N, D]` -> `[S, B, N, D]`."""
+    return x.reshape(-1, seeds, *x.shape[-2:]).transpose(0, 1)
 
 
 def _apart(x: Tensor, seeds: int) -> Tensor:
@@ -103,23 +125,36 @@ def _apart(x: Tensor, seeds: int) -> Tensor:
     return x.reshape(-1, seeds * x.shape[-2], x.shape[-1]).transpose(0, 1)
 
 
-def _shared_layer(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int]) -> Tensor:
-    """`[S, B*N, D]`, `shape` being B and N, by `[S, 1, D, H]`, plus `[S, 1 or N, H]`; in `x` N may be 1 before."""
-    if bias.shape[1] == 1:
-        return torch.baddbmm(bias, x, weight[:, 0])
-    y = torch.bmm(x, weight[:, 0]).unflatten(1, shape) + bias.unsqueeze(1)
-    return y.flatten(1, 2)
+def _shared_layer(x: Tensor, each: Layer, shape: tuple[int, int]) -> Tensor:
+    """`[S, B*N, D]` -> `[S, B*N, H]` in any shape; `shape` is B and N, which is 1 until a bias tells agents apart."""
+    if each.bias.shape[1] == 1:
+        return product(x, each.weight[:, 0], each.bias)
+    return product(x, each.weight[:, 0]).unflatten(1, shape) + each.bias.unsqueeze(1)
 
 
-def _own_layer(x: Tensor, weight: Tensor, bias: Tensor, agents: int) -> Tensor:
-    """`[S*N, B, D]` (or `[S, B, D]`: all agents read the same) by `[S, N, D, H]`, plus `[S, N, H]` -> `[S*N, B, H]`."""
-    seeds = len(weight)
-    flat_bias = bias.expand(-1, agents, -1).reshape(-1, 1, bias.shape[-1])
+def _own_layer(x: Tensor, each: Layer, agents: int) -> Tensor:
+    """`[S*N, B, D]`, or `[S, B, D]` where all agents read the same, -> `[S*N, B, H]` in any shape."""
+    seeds, common = len(each.weight), each.weight.shape[1] == 1
+    own = each.bias.expand(-1, agents, -1).reshape(seeds * agents, 1, -1)
+    if each.left is not None and each.right is not None:
+        thin = _own_product(x, each.left.expand(-1, agents, -1, -1))
+        own = product(thin, each.right.expand(-1, agents, -1, -1).flatten(0, 1), own)  # [S*N, B, H]
+    if not common:
+        fits = own.shape[1] == 1
+        return _own_product(x, each.weight, own) if fits else _own_product(x, each.weight) + own
+    everyone = x.reshape(seeds, len(x) // seeds * x.shape[1], x.shape[-1])  # [S, N*B, D], or [S, B, D]
+    if len(x) == len(own) and x.shape[1] == own.shape[1] and own.shape[-1] > NARROW:
+        return torch.baddbmm(own.reshape(*everyone.shape[:2], -1), everyone, each.weight[:, 0])
+    y = product(everyone, each.weight[:, 0]).reshape(seeds, len(x) // seeds, x.shape[1], -1)  # [S, N or 1, B, H]
+    return y + own.unflatten(0, (seeds, agents))
+
+
+def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`[S*N or S, B, D]` by `[S, N, D, H]`, plus `[S*N, 1, H]` if given, -> `[S*N, B, H]`."""
+    seeds, agents = weight.shape[:2]
     if len(x) == seeds * agents or seeds == 1:
         x = x.expand(seeds * agents, -1, -1)
-        weight = weight.expand(-1, agents, -1, -1)
-        return torch.baddbmm(flat_bias, x, weight.flatten(0, 1))
+        return product(x, weight.flatten(0, 1), bias)
     # For several seeds the inputs would have to be copied for each agent: the matrices stand side by side instead.
-    side_by_side = weight.expand(-1, agents, -1, -1).transpose(1, 2).flatten(2)  # [S, D, N*H]
-    y = torch.bmm(x, side_by_side).unflatten(-1, (agents, -1)).transpose(1, 2)
-    return y.flatten(0, 1) + flat_bias
+    y = torch.bmm(x, weight.transpose(1, 2).flatten(2)).unflatten(-1, (agents, -1)).transpose(1, 2).flatten(0, 1)
+    return y if bias is None else y + bias

@@ -65,12 +65,14 @@ def log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
 
 
 def raw_log_prob(kind: str, parameters: Parameters, action: Tensor) -> Tensor:
-    """`[..., N]`, of the raw sample before it is squashed: all that probability ratios need, and much cheaper."""
+    """`[B, ..., N]`, of the raw sample before it is squashed: all that probability ratios need, and much cheaper."""
     if kind == "categorical":
-        return parameters["logits"].log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    log_std = parameters["log_std"]
-    deviation = (action - parameters["loc"]) * (-log_std).exp()
-    return -0.5 * deviation.square().sum(-1) - (log_std + _HALF_LOG_TAU).sum(-1)
+        return _chosen(_logs(parameters["logits"]), action)
+    loc, log_std = parameters["loc"], parameters["log_std"]
+    log_std = _samples_last(log_std) if log_std.ndim == loc.ndim else log_std.unsqueeze(-1)
+    deviation = (_samples_last(action).contiguous() - _samples_last(loc)) * (-log_std).exp()
+    density = -0.5 * deviation.square().sum(-2) - (log_std + _HALF_LOG_TAU).sum(-2)
+    return density.movedim(-1, 0)
 
 
 def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> Tensor:
@@ -79,8 +81,7 @@ def entropy(kind: str, parameters: Parameters, noise: Tensor | None = None) -> T
     Without noise that sample is the middle of the distribution.
     """
     if kind == "categorical":
-        logs = parameters["logits"].log_softmax(-1)
-        return -(logs.exp() * logs).sum(-1)
+        return _spread(_logs(parameters["logits"]))
     value = parameters["log_std"] + (0.5 + _HALF_LOG_TAU)
     if kind == "tanh_normal":
         raw = parameters["loc"] if noise is None else sample(kind, parameters, noise)
@@ -94,8 +95,26 @@ def raw_log_prob_and_entropy(
     """Both at once; a categorical normalises its logits one time only."""
     if kind != "categorical":
         return raw_log_prob(kind, parameters, action), entropy(kind, parameters, noise)
-    logs = parameters["logits"].log_softmax(-1)
-    return logs.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(-1)
+    logs = _logs(parameters["logits"])
+    return _chosen(logs, action), _spread(logs)
+
+
+def _samples_last(x: Tensor) -> Tensor:
+    """`[B, ...]` -> `[..., B]`: what the networks emit lies in memory so, and few actions of many samples are fast."""
+    return x.movedim(0, -1)
+
+
+def _logs(logits: Tensor) -> Tensor:
+    """Log-probabilities `[..., N, A, B]` of logits `[B, ..., N, A]`."""
+    return _samples_last(logits).log_softmax(-2)
+
+
+def _chosen(logs: Tensor, action: Tensor) -> Tensor:
+    return logs.gather(-2, _samples_last(action).unsqueeze(-2)).squeeze(-2).movedim(-1, 0)
+
+
+def _spread(logs: Tensor) -> Tensor:
+    return -(logs.exp() * logs).sum(-2).movedim(-1, 0)
 
 
 def to_box(kind: str, action: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ EXTRAS = {
     "onnxscript": "export",
     "ray": "ray",
 }
-LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model"}
+LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model", "speeds": "speed"}
 ANY_ENV = {
     "vmas/<scenario>": "any scenario of VMAS; its options as env.options.<name>=...",
     "pettingzoo/<module>": "any PettingZoo environment, for instance pettingzoo/mpe2.simple_tag_v3",
@@ -222,7 +222,7 @@ def doctor(
 
 @app.command("list")
 def list_presets(
-    what: Annotated[str, typer.Argument(metavar="envs|algorithms|sharing|models", help="Which presets.")],
+    what: Annotated[str, typer.Argument(metavar="envs|algorithms|sharing|models|speeds", help="Which presets.")],
 ) -> None:
     """Show what can be chosen by name."""
     if what not in LISTS:

@@ -52,6 +52,15 @@ def policies(
     return made
 
 
+def with_id(one: Policy, observation: Tensor) -> Tensor:
+    """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
+    if not one.id_in_observation:
+        return observation
+    agents = len(one.group.agents)
+    observation = observation.expand(*observation.shape[:-2], agents, -1)
+    return torch.cat([observation, torch.eye(agents).expand(*observation.shape[:-1], -1)], -1)
+
+
 def stirred(module: M, size: float = 0.3, seed: int = 1) -> M:
     """The module with noise on all its parameters: freshly built agents are equal, which hides mistakes."""
     rng = torch.Generator().manual_seed(seed)

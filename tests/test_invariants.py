@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import SHARINGS, close, config, group, policy, rng, stirred
+from small import SHARINGS, close, config, group, policy, rng, stirred, with_id
 from test_objectives import drawn, gradients
 from torch import Tensor, nn
 
@@ -115,8 +115,8 @@ def test_an_agent_is_its_own_plain_network(sharing: str, algorithm: str) -> None
         actor = {name: w[s] for name, w in one.actor.weights().items()}
         critic = {name: w[s] for name, w in one.critic.weights().items()}
         for n in range(3):
-            close(network(actor, 3, n)(one.with_id(x)[:, s, n]), logits[:, s, n])
-            read = one.with_id(inputs.expand(10, 2, 3, -1))[:, s, n]
+            close(network(actor, 3, n)(with_id(one, x)[:, s, n]), logits[:, s, n])
+            read = with_id(one, inputs.expand(10, 2, 3, -1))[:, s, n]
             close(network(critic, 2, n)(read)[:, 0], values[:, s, n])
 
 
@@ -260,7 +260,7 @@ def test_networks_of_ones_own_and_one_for_all(sharing: str, networks: int) -> No
     learn(one, algorithm)
     for step in range(5):
         part = drawn(one, seed=step)
-        x = one.with_id(part.observation)
+        x = with_id(one, part.observation)
         for n, optimizer in enumerate(optimizers):
             who = [n] if networks > 1 else [0, 1, 2]
             loss = plain_loss([built[n]] * len(who), part, algorithm, who, x)
@@ -268,7 +268,7 @@ def test_networks_of_ones_own_and_one_for_all(sharing: str, networks: int) -> No
             torch.autograd.backward(loss)
             optimizer.step()
     logits, values = one.parameters_of(X)[0]["logits"], one.values(X)[0]
-    inputs = one.with_id(X)
+    inputs = with_id(one, X)
     for n in range(3):
         a, c = built[n if networks > 1 else 0]
         close(a(inputs[:, 0, n]), logits[:, 0, n], atol=1e-4)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import close, config, group, policies, policy, rng
+from small import close, config, group, policies, policy, rng, with_id
 from torchrl.modules.value_norm import PopArtValueNorm
 
 from hypermarl.conditioning import AgentTable
 from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.errors import UserError
 from hypermarl.marl.policy import ValueNorm, build_policies, build_policy, embeddings_of, parameter_counts
+from hypermarl.targets.gru import History
 
 DISPERSION = {"agents": Group("agents", tuple(f"agent_{i}" for i in range(4)), 16, Discrete(9))}
 SIZES = ("model.actor=[64,64]", "model.critic=[64,64]", "env.num_envs=16")
@@ -86,10 +87,38 @@ def test_an_id_in_the_observation_tells_agents_apart() -> None:
     assert values.std(2).min() > 1e-4
     alike = policy(group(), "sharing=shared")
     assert alike.parameters_of(x)[0]["logits"].std(2).max() < 1e-6
-    seen = told.with_id(x)
-    assert seen.shape == (6, 1, 3, 8)
-    assert torch.equal(seen[..., 5:], torch.eye(3).expand(6, 1, 3, 3))
-    assert torch.equal(seen[..., :5], x)
+
+
+@pytest.mark.parametrize("words", [(), ("sharing.generator.head=full", "sharing.conditioning=table"), ("model=gru",)])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_an_id_that_is_looked_up_is_an_id_that_is_read(words: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Values and gradients are those of networks that read the observation with the one-hot id behind it."""
+    told = policy(group(), "sharing=shared_id", *words, seeds=seeds)
+    x = torch.randn(6, len(seeds), 3, 5, generator=rng())
+    leaves = [p for p in told.actor.parameters() if p.requires_grad]
+    if told.recurrent:
+        memory, fresh = told.blank_memory(6, len(seeds)), torch.zeros(1, *x.shape[:-1], dtype=torch.bool)
+        history = History(with_id(told, x).unsqueeze(0), memory.actor, fresh)
+        both = [told.outputs(x.unsqueeze(0), memory=memory.actor, fresh=fresh)[0], told.actor(history)[0]]
+    else:
+        both = [told.outputs(x)[0], told.actor(with_id(told, x))]
+        close(told.values(x)[0], told.critic(with_id(told, x)).squeeze(-1), atol=1e-6)
+    close(*both, atol=1e-6)
+    cotangent = torch.randn(both[0].shape, generator=rng(3))
+    grads = [torch.autograd.grad(y, leaves, cotangent, allow_unused=True) for y in both]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            close(one, other, atol=1e-5)
+
+
+def test_many_agents_make_no_sample_wider() -> None:
+    """512 agents of 4 copies: with the ids concatenated, one pass would take 4 MB and more."""
+    told = policy(group(512), "sharing=shared_id", "model.actor=[8]")
+    x = torch.randn(4, 1, 512, 5)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as seen:
+        told.outputs(x)
+    assert max(event.cpu_memory_usage for event in seen.events()) < 2**20
 
 
 @pytest.mark.parametrize("algorithm", ["ippo", "mappo"])

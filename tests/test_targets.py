@@ -15,7 +15,7 @@ from hypermarl.activations import ACTIVATIONS
 from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec, whole
 from hypermarl.targets import GRUTarget, MLPTarget
 from hypermarl.targets.gru import History
-from hypermarl.targets.mlp import Layer, run_layers
+from hypermarl.targets.mlp import Layer, run_layers, without_id
 from hypermarl.targets.product import NARROW, ROWS, SAMPLES, product
 
 
@@ -219,6 +219,21 @@ def test_factors_are_applied_over_time(shared: bool) -> None:
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("how", ["one matrix", "own matrices", "factors"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["themselves", "mixtures"])
+def test_an_id_joins_the_bias(how: str, mixed: bool) -> None:
+    """Agents that are told who they are, whoever shares what; newcomers may be mixtures of those there were."""
+    target = MLPTarget((4 + 3, 8, 2), activation="tanh")
+    agents = 5 if mixed else 3
+    weights = thinned(target.spec, 2, agents) if how == "factors" else drawn(target.spec, 2, agents)
+    if how == "one matrix":
+        weights = {k: w[:, :1] for k, w in weights.items()}
+    identity = torch.rand(agents, 3, generator=rng(6)) if mixed else torch.eye(3)
+    x = torch.randn(6, 2, agents, 4, generator=rng(1))
+    found = target.apply(without_id(weights, target.first, 3, identity if mixed else None), x)
+    close(found, target.apply(weights, torch.cat([x, identity.expand(6, 2, agents, 3)], -1)))
+
+
 @pytest.mark.parametrize("columns", [1, 2, 5, NARROW, NARROW + 1])
 @pytest.mark.parametrize("rows", [1, ROWS, 300])
 @pytest.mark.parametrize("networks", [1, 3, SAMPLES // ROWS])
@@ -242,13 +257,14 @@ def test_a_product_is_a_product(networks: int, rows: int, columns: int, strided:
 
 def test_a_product_in_half_precision_is_in_half_precision() -> None:
     """Under autocast the inputs are of unlike types; what is learned then must not fail in the backward pass."""
-    x, weight = torch.randn(3, 300, 6, generator=rng(1)), torch.randn(3, 6, 5, generator=rng(2), requires_grad=True)
-    bias = torch.zeros(3, 1, 5)
+    x = torch.randn(3, 300, 6, generator=rng(1), requires_grad=True)
+    weight, bias = torch.randn(3, 6, 5, generator=rng(2), requires_grad=True), torch.zeros(3, 1, 5)
     with torch.autocast("cpu", torch.bfloat16):
         found = product(x.bfloat16(), weight, bias)
     assert found.dtype == torch.bfloat16
     torch.autograd.backward(found.float().sum())
     assert weight.grad is not None
+    assert x.grad is not None
 
 
 # ------------------------------------------------------------------------------------------------ memory

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from scripted_env import CHASERS, RUNNERS, ScriptedEnv
-from small import SHARINGS, close, config, rng, stirred
+from small import SHARINGS, close, config, rng, stirred, with_id
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -213,7 +213,7 @@ def test_our_update_is_torchrls(sharing: str, clip_value: bool) -> None:
     policy.load_state_dict(slice_of(both.state_dict(), 0))
     td, samples = columns(policy)
     if sharing == "shared_id":
-        assert policy.with_id(samples.observation).shape[-1] == policy.group.observation + 3
+        assert with_id(policy, samples.observation).shape[-1] == policy.group.observation + 3
     algorithm = config(*words).algorithm
     loss = loss_of(
         policy,

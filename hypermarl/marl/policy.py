@@ -25,6 +25,7 @@ from hypermarl.spec import Weights, WeightSpec
 from hypermarl.stacking import stacked
 from hypermarl.targets import GRUTarget, MLPTarget
 from hypermarl.targets.gru import History
+from hypermarl.targets.mlp import without_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,6 @@ class Policy(nn.Module):
 
     low: Tensor
     high: Tensor
-    identity: Tensor
 
     def __init__(
         self,
@@ -121,7 +121,6 @@ class Policy(nn.Module):
         low, high = (action.low, action.high) if isinstance(action, Continuous) else ((), ())
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32), persistent=False)
-        self.register_buffer("identity", torch.eye(len(group.agents)), persistent=False)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -139,14 +138,6 @@ class Policy(nn.Module):
             yield
         finally:
             self.narrow = before
-
-    def with_id(self, observation: Tensor) -> Tensor:
-        """`[..., N, O]`, with the one-hot id appended where the sharing mode tells agents apart by their input."""
-        if not self.id_in_observation:
-            return observation
-        agents = len(self.group.agents)
-        observation = observation.expand(*observation.shape[:-2], agents, -1)
-        return torch.cat([observation, self.identity.expand(*observation.shape[:-1], -1)], -1)
 
     def parameters_of(
         self,
@@ -176,7 +167,7 @@ class Policy(nn.Module):
         weights: Weights | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What the actors' networks emit `[*batch, S, N, A]`, and the new memories; arguments as in `parameters_of`."""
-        return self._run(self.actor, self.with_id(observation), memory, fresh, weights)
+        return self._run(self.actor, self.id_in_observation, observation, memory, fresh, weights)
 
     def values(
         self,
@@ -187,15 +178,23 @@ class Policy(nn.Module):
         weights: Weights | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Values `[*batch, S, N]` of what `critic_inputs` gives, and the critic's memories if recurrent."""
-        if self.told_critic:
-            inputs = self.with_id(inputs)
-        outputs, memories = self._run(self.critic, inputs, memory, fresh, weights)
+        outputs, memories = self._run(self.critic, self.told_critic, inputs, memory, fresh, weights)
         return outputs.squeeze(-1).expand(*inputs.shape[:-2], len(self.group.agents)), memories
 
     def _run(
-        self, actor: GeneratedActor, inputs: Tensor, memory: Tensor | None, fresh: Tensor | None, weights: Weights | None
+        self,
+        actor: GeneratedActor,
+        told: bool,
+        inputs: Tensor,
+        memory: Tensor | None,
+        fresh: Tensor | None,
+        weights: Weights | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Outputs in fp32, and the memories if recurrent."""
+        """Outputs in fp32, and the memories if recurrent; with `told`, networks read their agent's id as well."""
+        if told:
+            assert isinstance(actor.target, MLPTarget | GRUTarget)
+            weights = actor.current() if weights is None else weights
+            weights = without_id(weights, actor.target.first, len(self.group.agents))
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.narrow):
             if not self.recurrent:
                 return actor(inputs, weights).float(), None

@@ -15,8 +15,9 @@ from hypermarl.errors import UserError
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Policy
 from hypermarl.spec import Weights, whole
-from hypermarl.targets import GRUTarget
+from hypermarl.targets import GRUTarget, MLPTarget
 from hypermarl.targets.gru import History
+from hypermarl.targets.mlp import without_id
 
 Likeness = str | Mapping[str, float]
 
@@ -73,17 +74,20 @@ class Squad:
         Recurrent agents also take `memory [*batch, n, H]` and `fresh [*batch, n]`, and give the memory afterwards.
         """
         weights = self.weights_of(rows)
-        identity = self.identity if rows is None else self.identity[rows]
-        inputs = torch.cat([observation, identity.expand(*observation.shape[:-1], -1)], -1)
+        target = self.policy.actor.target
+        if self.policy.id_in_observation:
+            assert isinstance(target, MLPTarget | GRUTarget)
+            identity = self.identity if rows is None else self.identity[rows]
+            weights = without_id(weights, target.first, identity.shape[1], identity)
         after: Tensor | None = None
         if self.policy.recurrent:
             assert memory is not None
             assert fresh is not None
-            history = History(inputs.unsqueeze(0), memory, fresh.unsqueeze(0))
-            outputs, memories = self.policy.actor.target.apply(weights, history)
+            history = History(observation.unsqueeze(0), memory, fresh.unsqueeze(0))
+            outputs, memories = target.apply(weights, history)
             outputs, after = outputs[0], memories[0]
         else:
-            outputs = self.policy.actor.target.apply(weights, inputs)
+            outputs = target.apply(weights, observation)
         if self.policy.distribution == "categorical":
             return {"logits": distributions.masked(outputs, mask)}, after
         return {"loc": outputs, "log_std": weights["log_std"].expand_as(outputs)}, after

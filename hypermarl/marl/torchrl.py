@@ -43,7 +43,7 @@ class Acting(nn.Module):
         super().__init__()
         self.actor = policy.actor
         self.kind = policy.distribution
-        self.register_buffer("identity", _identity(policy), persistent=False)
+        self.register_buffer("identity", _identity(policy, policy.id_in_observation), persistent=False)
         self.register_buffer("middle", (policy.low + policy.high) / 2, persistent=False)
         self.register_buffer("halfwidth", (policy.high - policy.low) / 2, persistent=False)
 
@@ -68,8 +68,7 @@ class Valuing(nn.Module):
         super().__init__()
         self.critic = policy.critic
         self.agents = len(policy.group.agents)
-        identity = policy.identity if policy.told_critic else policy.identity[:, :0]
-        self.register_buffer("identity", identity, persistent=False)
+        self.register_buffer("identity", _identity(policy, policy.told_critic), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         inputs = inputs.expand(*inputs.shape[:-2], self.agents, -1)
@@ -217,9 +216,10 @@ def _log_volume(policy: Policy) -> float:
     return float(((policy.high - policy.low) / 2).log().sum())
 
 
-def _identity(policy: Policy) -> Tensor:
+def _identity(policy: Policy, told: bool) -> Tensor:
     """`[N, N]`, or `[N, 0]` where agents are not told apart by their input."""
-    return policy.identity if policy.id_in_observation else policy.identity[:, :0]
+    agents = len(policy.group.agents)
+    return torch.eye(agents, agents if told else 0, device=policy.low.device)
 
 
 def _identified(inputs: Tensor, identity: Tensor) -> Tensor:

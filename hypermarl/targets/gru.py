@@ -47,6 +47,7 @@ class GRUTarget:
     ) -> None:
         inputs, hidden, *head = sizes
         self.hidden = hidden
+        self.first = "body.input"  # the layer that reads the inputs
         self.activation = activation
         specs = linear_spec("body.input", inputs, hidden, gain, body_shared)
         specs += linear_spec("body.gates_input", hidden, 3 * hidden, 1.0, body_shared)

@@ -37,6 +37,7 @@ class MLPTarget:
         extra: Sequence[WeightSpec] = (),
     ) -> None:
         self.sizes = tuple(sizes)
+        self.first = "layers.0"  # the layer that reads the inputs
         self.activation = activation
         self.layers = len(self.sizes) - 1
         specs: list[WeightSpec] = []
@@ -81,6 +82,36 @@ def layer(weights: Weights, name: str) -> Layer:
     """The layer of that name, its matrix whole or in factors."""
     matrix = f"{name}.weight"
     return Layer(weights[matrix], weights[f"{name}.bias"], weights.get(matrix + LEFT), weights.get(matrix + RIGHT))
+
+
+def without_id(weights: Weights, first: str, ids: int, identity: Tensor | None = None) -> Weights:
+    """Networks that read a one-hot id as the last of their inputs as networks that need not be told who they are.
+
+    What layer `first` adds for an id becomes part of each agent's bias: a row looked up, where concatenating the id
+    would make every sample as wide as there are agents. Agents are the `ids` ones in order, or mixtures of them, the
+    rows of `identity [N, ids]`.
+    """
+    given = layer(weights, first)
+    inputs = given.weight.shape[-2] - ids
+
+    def told(matrix: Tensor) -> Tensor:
+        rows = matrix.narrow(-2, inputs, ids)
+        if matrix.shape[-3] == 1:
+            rows = rows.squeeze(-3)
+            return rows if identity is None else identity @ rows
+        return (
+            torch.diagonal(rows, dim1=-3, dim2=-2).mT
+            if identity is None
+            else torch.einsum("ni,...nih->...nh", identity, rows)
+        )
+
+    matrix = f"{first}.weight"
+    bias = given.bias + told(given.weight)
+    made = weights | {matrix: given.weight.narrow(-2, 0, inputs)}
+    if given.left is not None and given.right is not None:
+        bias = bias + (told(given.left).unsqueeze(-2) @ given.right).squeeze(-2)
+        made[matrix + LEFT] = given.left.narrow(-2, 0, inputs)
+    return made | {f"{first}.bias": bias}
 
 
 def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: bool = False) -> Tensor:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import hashlib
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray_nodes
 from sweeps import FOUR, GAME, made
 
 from hypermarl.errors import UserError
+from hypermarl.runs import RunFolder
 from hypermarl.sweep import cell as process
 from hypermarl.sweep import cluster, grid, launch, local
 from hypermarl.sweep.folder import SweepFolder
@@ -117,3 +125,129 @@ def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match=rf"No Ray cluster .*{address}"):
         cluster.connect()
+
+
+# ------------------------------------------------------------------------------------------------- the real thing
+
+REAL = (
+    "env=games/specialisation",
+    "sharing=hyper_mlp,shared_id",
+    "seed=0,1",
+    "model.actor=[8]",
+    "model.critic=[8]",
+    "train.frames=16_000",
+    "train.checkpoint_every=4",
+    "evaluation.episodes=4",
+    "evaluation.video=false",
+    "train.tensorboard=false",
+)
+
+
+def begin(path: Path, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hypermarl", "sweep", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=path, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **(environment or {})}
+    )
+
+
+def until(happened: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 180.0) -> Any:
+    """Wait for something while a sweep works."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def saved(folder: SweepFolder) -> list[str]:
+    """Cells that run and have a checkpoint, so that a kill leaves something to go on from."""
+    names = [cell.name for cell in folder.cells if folder.record(cell.name).state == "running"]
+    return [name for name in names if any((folder.run(name) / "checkpoints").glob("0*"))]
+
+
+def process_of(name: str) -> int:
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+            if "hypermarl.sweep.cell" in words and name in words:
+                return int(path.name)
+    raise AssertionError(f"{name} has no process")
+
+
+def found(folder: SweepFolder) -> dict[str, Any]:
+    """All that a sweep is for, by cell: metrics but for times, final evaluations, the very bits of the policies."""
+    outcome = {}
+    for cell in folder.cells:
+        run = RunFolder.open(folder.run(cell.name))
+        latest = run.latest()
+        assert latest is not None
+        policy = hashlib.sha256((latest.path / "policy.safetensors").read_bytes()).hexdigest()
+        rows = csv.DictReader((run.path / "metrics.csv").open())
+        metrics = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+        outcome[cell.name] = (latest.frame, policy, metrics, dict(folder.record(cell.name).document))
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """A sweep that nothing happened to."""
+    path = tmp_path_factory.mktemp("whole")
+    child = begin(path, *REAL, "--out", "S", "--jobs", "2")
+    out, err = child.communicate(timeout=600)
+    assert child.returncode == 0, err
+    assert "4 finished" in out and err.count("finished") == 4 and "retrying" not in err
+    return SweepFolder.open(path / "S")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes by /proc")
+def test_what_was_killed_and_stopped_ends_as_what_was_not(tmp_path: Path, whole: SweepFolder) -> None:
+    child = begin(tmp_path, *REAL, "--out", "S", "--jobs", "2")
+    until(lambda: (tmp_path / "S/sweep.json").exists(), child)
+    folder = SweepFolder.open(tmp_path / "S")
+    (killed, *_) = until(lambda: saved(folder), child)
+    os.kill(process_of(killed), signal.SIGKILL)
+    until(lambda: any(name != killed for name in saved(folder)), child)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 130 and "hypermarl sweep --resume S" in out
+    assert f"{killed}  - Its process was ended by SIGKILL" in err
+    child = begin(tmp_path, "--resume", "S")
+    out, err = child.communicate(timeout=600)
+    assert child.returncode == 0, err
+    assert found(folder) == found(whole)
+    assert folder.record(killed).attempts == 2
+    for file in ("results.csv", "cells.csv"):
+        own, theirs = ([*csv.DictReader((each.path / file).open())] for each in (folder, whole))
+        for line in (*own, *theirs):
+            for name in ("seconds", "frames_per_second", "attempts"):
+                line.pop(name, None)
+        assert own == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nodes have loopback addresses of their own")
+def test_a_ray_cluster_trains_the_same_though_a_node_dies(tmp_path: Path, whole: SweepFolder) -> None:
+    pytest.importorskip("ray", reason="the extra hypermarl[ray] is not installed")
+    with ray_nodes.cluster() as nodes:
+        child = begin(tmp_path, *REAL, "--out", "S", "launcher=ray", environment=nodes.environment)
+        until(lambda: (tmp_path / "S/sweep.json").exists(), child)
+        folder = SweepFolder.open(tmp_path / "S")
+        names = [cell.name for cell in folder.cells]
+        until(lambda: len(saved(folder)) == 2, child)
+        first = {name: folder.record(name).node for name in saved(folder)}
+        assert len(set(first.values())) == 2  # each on a node of its own
+        nodes.kill("127.0.0.4")
+        out, err = child.communicate(timeout=600)
+        assert child.returncode == 0, err
+        assert len(nodes.alive()) == 2
+    assert found(folder) == found(whole)
+    (lost,) = [name for name in names if folder.record(name).attempts == 2]
+    assert f"{lost}  - The node it ran on died" in err
+    assert {folder.record(name).node for name in names if name != lost} >= {folder.record(lost).node}
+    assert folder.record(lost).node != first[lost] and "4 finished" in out
+    attempts = folder.log(lost).read_text()
+    assert attempts.count("--- ") == 2

@@ -6,8 +6,10 @@
 
 Each round starts every command of a cell once, in a process of its own with one thread; then their iterations run in
 turns, one process at a time, so that what else the machine does meets all sides alike. The next round has the reverse
-order. What counts is CPU time: the median over the iterations of all rounds, with the smallest and the largest ratio of
-a single round beside it. `BENCHMARL_PYTHON` names BenchMARL's interpreter if it is not that of `benchmarl.sh`.
+order. What counts is CPU time: of each round the ratio of the medians over its iterations, and of the rounds the median
+ratio, with the smallest and the largest beside it.
+
+`BENCHMARL_PYTHON` names BenchMARL's interpreter if it is not that of `benchmarl.sh`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 from rows import ROWS, Command, Row
 from turns import GO, READY
@@ -50,22 +52,24 @@ class Broken(Exception):
 class Process:
     """A command at work, which asks before each timed iteration and ends with what it found."""
 
-    def __init__(self, command: Command, quick: bool, patience: float) -> None:
+    def __init__(self, command: Command, quick: bool, patience: float, errors: IO[str]) -> None:
         theirs = os.environ.get("BENCHMARL_PYTHON", ".venv-benchmarl/bin/python")
         python = theirs if command[0] == "theirs.py" else sys.executable
         few = ("--warmup", "1", "--iterations", "2") if quick else ()
         self.words = [python, str(HERE / command[0]), *command[1:], *few]
         self.found: Measured | None = None
-        self._open = ExitStack()
-        self._errors = self._open.enter_context(tempfile.TemporaryFile("w+"))
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        self._errors, self._patience = errors, patience
         try:
-            self._process = subprocess.Popen(self.words, env={**os.environ, **QUIET}, text=True, **pipes)
+            self._process = subprocess.Popen(
+                self.words,
+                env={**os.environ, **QUIET},
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         except OSError as error:
             raise Broken(f"{' '.join(self.words)}: {error}") from error
-        self._watch = threading.Timer(patience, self._process.kill)
-        self._open.callback(self._watch.cancel)
-        self._watch.start()
         try:
             self._await()
         except Broken:
@@ -81,11 +85,16 @@ class Process:
 
     def _await(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                self.found = json.loads(line)
-            if self.found is not None or line.strip() == READY:
-                return
+        watch = threading.Timer(self._patience, self._process.kill)
+        watch.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith("{"):
+                    self.found = json.loads(line)
+                if self.found is not None or line.strip() == READY:
+                    return
+        finally:
+            watch.cancel()
         self._process.wait()
         self._errors.seek(0)
         raise Broken(f"{' '.join(self.words)} ended with {self._process.returncode}:\n{self._errors.read()[-2000:]}")
@@ -94,7 +103,6 @@ class Process:
         if self.found is None:
             self._process.kill()
         self._process.wait()
-        self._open.close()
 
 
 def measure(rows: Sequence[Row], rounds: int, quick: bool, patience: float) -> list[dict[Command, Measured]]:
@@ -107,7 +115,8 @@ def _round(commands: Sequence[Command], quick: bool, patience: float) -> dict[Co
     with ExitStack() as stack:
         running: dict[Command, Process] = {}
         for command in commands:
-            running[command] = Process(command, quick, patience)
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            running[command] = Process(command, quick, patience, errors)
             stack.callback(running[command].close)
         while any(process.found is None for process in running.values()):
             for process in running.values():
@@ -118,16 +127,15 @@ def _round(commands: Sequence[Command], quick: bool, patience: float) -> dict[Co
 def judge(row: Row, rounds: Sequence[dict[Command, Measured]]) -> Measured:
     """The row's result out of what was measured."""
 
-    def seconds(command: Command, some: Sequence[dict[Command, Measured]], clock: str) -> float:
+    def seconds(command: Command, one: dict[Command, Measured], clock: str) -> float:
         """Per frame."""
-        times = [time / one[command]["frames"] for one in some for time in one[command][clock]]
-        return median(times)
+        return float(median(one[command][clock])) / float(one[command]["frames"])
 
-    def ratio(some: Sequence[dict[Command, Measured]], clock: str) -> float:
-        return row.factor * seconds(row.second, some, clock) / seconds(row.first, some, clock)
+    def ratios(clock: str) -> list[float]:
+        return [row.factor * seconds(row.second, one, clock) / seconds(row.first, one, clock) for one in rounds]
 
-    value = ratio(rounds, row.clock)
-    single = [ratio([one], row.clock) for one in rounds]
+    single = ratios(row.clock)
+    value = median(single)
     reached = None
     if row.target is not None:
         reached = value >= row.target if row.bound == "at least" else value <= row.target
@@ -135,7 +143,7 @@ def judge(row: Row, rounds: Sequence[dict[Command, Measured]]) -> Measured:
     sides = {
         side: {
             "command": " ".join(command),
-            "frames_per_second": 1 / seconds(command, rounds, row.clock),
+            "frames_per_second": 1 / median(seconds(command, one, row.clock) for one in rounds),
             **{key: entry for key, entry in last[command].items() if key not in ("frames", "cpu", "wall")},
         }
         for side, command in (("first", row.first), ("second", row.second))
@@ -144,7 +152,7 @@ def judge(row: Row, rounds: Sequence[dict[Command, Measured]]) -> Measured:
         "value": value,
         "lowest": min(single),
         "highest": max(single),
-        "wall_value": ratio(rounds, "wall"),
+        "wall_value": median(ratios("wall")),
         "target": row.target,
         "bound": row.bound,
         "reached": reached,
@@ -216,7 +224,7 @@ def _cells(row: Row, results: dict[str, Measured]) -> str:
 
 
 def _number(row: Row, value: float) -> str:
-    return f"{value:.0%}" if row.name.startswith("physics") else f"{value:.3g}x" if value >= 100 else f"{value:.2f}x"
+    return f"{value:.1%}" if row.name.startswith("physics") else f"{value:.3g}x" if value >= 100 else f"{value:.2f}x"
 
 
 def write_table(results: dict[str, Measured], page: Path) -> None:
@@ -241,7 +249,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json and README.md")
     parser.add_argument("--quick", action="store_true", help="two iterations each: does it run?")
-    parser.add_argument("--patience", type=float, default=900, help="seconds a process may take")
+    parser.add_argument("--patience", type=float, default=600, help="seconds that a start or an iteration may take")
     parser.add_argument("--list", action="store_true", help="only name the rows")
     parser.add_argument("--table", action="store_true", help="only write the table")
     given = parser.parse_args()

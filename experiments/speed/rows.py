@@ -126,16 +126,16 @@ def _generators() -> list[Row]:
     for agents, envs in ((4, 256), (16, 64), (16, 256), (64, 64)):
         for critic, words in (("team", ()), ("agent", ("algorithm.share_critic=false",))):
             cell = f"hyper_{agents}_{envs}_{critic}"
-            kinds = [
+            shared, hyper = (
                 ours("dispersion", envs, *RELU, *words, sharing=sharing, agents=agents)
                 for sharing in ("shared", "hyper_mlp")
-            ]
+            )
             case = f"dispersion, N = {agents}, {envs} environments, one critic " + (
                 "of the team" if critic == "team" else "per agent"
             )
             target = 1.1 if critic == "team" else None
             claim = "`hyper_mlp` against `shared`, whole iteration"
-            rows.append(Row(cell, claim, case, *kinds, target, "at most", cell=cell))
+            rows.append(Row(cell, claim, case, shared, hyper, target, "at most", cell=cell))
     return rows
 
 

@@ -111,6 +111,7 @@ class Ranks:
         with self._together():
             store = self._meeting()
             store.set(f"here/{self.rank}", _own_process())
+            self._await(f"here/{rank}" for rank in range(self.count))
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -229,6 +230,7 @@ class Ranks:
             if self.first:
                 store.set(name, text)
                 return text
+            self._await([name])
             return bytes(store.get(name)).decode()
 
     # ------------------------------------------------------------------------------------------------------ within
@@ -273,6 +275,16 @@ class Ranks:
             store, _, _ = next(iter(dist.rendezvous("env://", timeout=self._timeout)))
             self._store = dist.PrefixStore("hypermarl", store)
         return self._store
+
+    def _await(self, keys: Iterable[str]) -> None:
+        """Wait for words of others, unless one of them has failed before it could leave them."""
+        store, wanted, until = self._meeting(), list(keys), time.monotonic() + self._timeout.total_seconds()
+        while not store.check(wanted):
+            if store.check(["told"]):
+                raise RankLost("Another rank has failed.")
+            if time.monotonic() > until:
+                raise RuntimeError("another rank was waited for in vain")
+            time.sleep(0.02)
 
     @contextmanager
     def _together(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ takes its tasks along, the cells are given to Ray once more, and go on from thei
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -116,7 +117,7 @@ def connect() -> Any:
     try:
         _knock(address)
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="critical")
+            ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
     except (ConnectionError, TimeoutError, socket.gaierror):
         where = "on this machine" if address == "auto" else f"at RAY_ADDRESS={address}"
         raise UserError(

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from hypermarl.errors import UserError
+from hypermarl.marl.progress import duration
 from hypermarl.sweep import conduct, results
-from hypermarl.sweep.display import Display, duration
+from hypermarl.sweep.display import Display
 from hypermarl.sweep.folder import Cell, Record, SweepFolder, default_path
 from hypermarl.sweep.grid import LAUNCHERS, Grid, Plan, check, check_devices, describe, nearest_launcher, plans, read
 from hypermarl.sweep.launch import Launcher
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 """Exit codes; bad input is 2, as everywhere."""
+_FAILED_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def run(words: Sequence[str], options: Options, *, resume: Path | None = None, d
         launcher.close()
 
 
-def _joined(options: Options, own: dict[str, str]) -> Options:
+def _joined(options: Options, own: Mapping[str, str]) -> Options:
     """Options of the command and words of the same names; both at once must agree."""
     given = {"out": own.get("sweep.folder"), **{key: own.get(key) for key in ("launcher", "jobs", "retries")}}
     found: dict[str, str | int | Path | None] = {}
@@ -145,9 +147,11 @@ def _tell(folder: SweepFolder, records: dict[str, Record], whole: bool) -> int:
     seconds = sum(record.seconds for record in records.values())
     told = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     print(f"Cells:       {told}; {duration(seconds)} of one process in all")
-    for name, record in records.items():
-        if record.state == "failed":
-            print(f"failed:      {name} - {record.sentence} (log: {folder.log(name)})")
+    failed = [name for name, record in records.items() if record.state == "failed"]
+    for name in failed[:_FAILED_SHOWN]:
+        print(f"failed:      {name} - {records[name].sentence} (log: {folder.log(name)})")
+    if len(failed) > _FAILED_SHOWN:
+        print(f"             and {len(failed) - _FAILED_SHOWN} more")
     print(f"Results:     {folder.path / 'results.md'} (and results.csv, cells.csv, marl_eval.json)")
     print(f"Curves:      tensorboard --logdir {folder.runs}")
     if counts["finished"] < len(records):

@@ -96,7 +96,7 @@ def train(
     made = Experiment(experiment)
     result = made.run()
     if made.ranks.first:
-        show_result(result, experiment)
+        show_result(result, experiment, made.ranks.count)
 
 
 sweep = app.command(epilog=options.EXAMPLE)(options.sweep)
@@ -115,7 +115,7 @@ def resume(
     made = Experiment.resume(run, frames)
     result = made.run()
     if made.ranks.first:
-        show_result(result, made.config)
+        show_result(result, made.config, made.ranks.count)
 
 
 @app.command(epilog="Example: hypermarl evaluate runs/quick_start --episodes 200 --json result.json")
@@ -278,7 +278,7 @@ def env_for(run: Path, words: list[str]) -> EnvConfig | None:
     return read_env(words, RunFolder.open(folder).config["env"])
 
 
-def show_result(result: Result, experiment: ExperimentConfig) -> None:
+def show_result(result: Result, experiment: ExperimentConfig, ranks: int = 1) -> None:
     """What a person wants to know when training ends: how good it is, and what to do next."""
     from rich.console import Console
 
@@ -290,7 +290,8 @@ def show_result(result: Result, experiment: ExperimentConfig) -> None:
         print(f"Trained {result.frame:,} frames with sharing={experiment.sharing.name}.")
         Console(highlight=False).print(report.table(task, summary, result.episodes[0].agents))
     else:
-        print(f"Stopped after {result.frame:,} frames; continue with: hypermarl resume {result.folder}")
+        several = f"torchrun --nproc-per-node={ranks} -m " if ranks > 1 else ""
+        print(f"Stopped after {result.frame:,} frames; continue with: {several}hypermarl resume {result.folder}")
     print(f"Run folder:  {result.folder}")
     print(f"Curves:      tensorboard --logdir {result.folder}")
     one = result.folder / f"seed_{experiment.seed}" if experiment.seeds > 1 else result.folder

@@ -296,6 +296,9 @@ class Ranks:
     def _lost(self, error: RuntimeError) -> RankLost:
         """Who is gone: a process that is no more, else whoever does not say that it is left."""
         self.close()  # so that whoever waits for us sees that it does in vain
+        if self._store is None:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            return RankLost(f"Rank {self.rank} of {self.count} cannot reach the others at {place}.")
         silent, dead = [r for r in range(self.count) if r != self.rank], list[int]()
         try:
             store = self._meeting()
@@ -316,13 +319,18 @@ class Ranks:
 
 
 def _own_process() -> str:
-    return f"{os.getpid()} {socket.gethostname()}"
+    """This process and its machine, or where containers count their processes apart, its container."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return f"{os.getpid()} {socket.gethostname()} {numbering}"
 
 
 def _is_no_more(process: bytes) -> bool:
     """Whether a process of this machine has ended; of others nothing is known."""
-    pid, _, host = process.decode().partition(" ")
-    if host != socket.gethostname():
+    pid, _, place = process.decode().partition(" ")
+    if os.name != "posix" or place != _own_process().partition(" ")[2]:
         return False
     try:
         os.kill(int(pid), 0)

@@ -95,7 +95,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"  # of the networks' matrix products; the rest is always fp32
     compile: bool = False  # fuse networks and losses with torch.compile
     threads: int = 1
-    rank_timeout: float = 600.0  # seconds to wait for another rank (torchrun) before it counts as lost
+    rank_timeout: float = 600.0  # seconds to wait for another rank (torchrun), and for the first while it evaluates
     folder: str = "runs"
     run: str | None = None  # name of the run folder; default: made from environment, sharing, algorithm, seed
     tensorboard: bool = True

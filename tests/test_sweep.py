@@ -12,6 +12,7 @@ import pytest
 from sweeps import made, plans
 
 from hypermarl import cli
+from hypermarl import config as settings
 from hypermarl.completion import complete_sweep
 from hypermarl.errors import UserError
 from hypermarl.sweep import grid
@@ -53,6 +54,15 @@ def test_the_grid_is_the_product_and_every_cell_has_its_own_settings() -> None:
     assert len(cells) == len(seen) == 12
     assert {("shared_id", (8, 4), 2), ("hyper_mlp", (4,), 0)} <= seen
     assert all(each.config.train.steps == 8 and each.config.train.frames == 320 for each in cells)
+
+
+def test_seeds_do_not_cost_a_composition_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    compose = settings.compose
+    monkeypatch.setattr(settings, "compose", lambda words, parse: calls.append(words) or compose(words, parse))
+    spanned = grid.read([*GAME, "seed=range(0,50)", "sharing=hyper_mlp,shared_id"]).grid
+    assert {each.config.seed for each in grid.plans(spanned)} == set(range(50))
+    assert len(calls) == 2
 
 
 def test_words_of_the_sweep_itself_are_no_settings() -> None:
@@ -153,6 +163,10 @@ def test_names_tell_cells_apart(tmp_path: Path) -> None:
     assert len(set(names)) == 8 and all(re.fullmatch(r"[A-Za-z0-9._-]{1,110}", name) for name in names)
     twins = made(tmp_path / "t", *GAME, "model.actor=[6],[7]", "model.critic=[6],[7]").cells
     assert len({cell.name for cell in twins}) == 4
+    folder = made(tmp_path / "v", *GAME, "algorithm.lr=1e-3,1e-4")
+    for lr in ("0.1", "0.2"):  # a single value is not in a name
+        folder.add(*plans(*GAME, f"algorithm.lr={lr}"))
+    assert [cell.name for cell in folder.cells][2:] == [f"specialisation-hyper_mlp-ippo-s0{end}" for end in ("", "-2")]
     odd = made(tmp_path / "u", *GAME, "env.options.n_agents=2,3", "model.activation=relu,tanh").cells[0]
     assert odd.name == "specialisation-hyper_mlp-ippo-n_agents_2-activation_relu-s0"
 

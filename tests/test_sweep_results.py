@@ -76,6 +76,8 @@ def test_a_value_that_was_the_default_before_it_was_varied_has_its_name(tmp_path
     folder = made(tmp_path / "s", *GAME, "seed=0")
     order = grid.read([*GAME, "algorithm.lr=1e-3,2e-3", "seed=0"])
     folder.add(order.grid, grid.plans(order.grid))
+    results.write(folder, conduct.settle(folder))
+    assert [line["algorithm.lr"] for line in csv.DictReader((folder.path / "cells.csv").open())] == ["0.001", "0.002"]
     methods = {score.method for score in results.scores(folder, conduct.settle(folder))}
     assert methods == {"ippo_hyper_mlp lr=0.001", "ippo_hyper_mlp lr=0.002"}
 

@@ -38,7 +38,10 @@ class Display:
 
     def __init__(self, folder: SweepFolder, records: Mapping[str, Record], console: Console | None = None) -> None:
         self._folder = folder
-        self._states: dict[str, State] = {name: record.state for name, record in records.items()}
+        # what failed or was stopped before has its turn again
+        self._states: dict[str, State] = {
+            name: record.state if record.state == "finished" else "waiting" for name, record in records.items()
+        }
         self._console = console or Console(file=sys.stderr)
         self._live: Live | None = None
         self._running: dict[str, Record] = {}

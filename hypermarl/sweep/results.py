@@ -128,14 +128,15 @@ def _labels(cell: Cell, varied: Sequence[str]) -> tuple[str, str]:
     """Names of task and method; what was varied is read from the settings, so that a default has its value too."""
     task, method = [cell.task], [cell.method]
     for key in varied:
-        value = cell.presets.get(key, "-") if key in settings.groups() else _value(cell.config, key)
-        name = f"{key.rpartition('.')[2]}={_text(value)}"
+        name = f"{key.rpartition('.')[2]}={_text(_value(cell, key))}"
         (task if key.partition(".")[0] == "env" else method).append(name)
     return " ".join(task), " ".join(method)
 
 
-def _value(config: Any, key: str) -> Any:
-    value = settings.to_dict(config)
+def _value(cell: Cell, key: str) -> Any:
+    if key in settings.groups():
+        return cell.presets.get(key, "-")
+    value = settings.to_dict(cell.config)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
@@ -179,7 +180,7 @@ def _cells(folder: SweepFolder, found: Sequence[Score]) -> list[dict[str, Any]]:
     for score in found:
         cell, record = score.cell, score.record
         line: dict[str, Any] = {"cell": cell.name, "task": score.task, "method": score.method, "seed": score.seed}
-        line |= {key: cell.point.get(key) for key in folder.grid.axes if key != "seed"}
+        line |= {key: _text(_value(cell, key)) for key in folder.grid.axes if key != "seed"}
         line |= {"state": record.state, "attempts": record.attempts, "frames": record.frame}
         line |= {"seconds": round(record.seconds, 3), "node": record.node}
         lines.append({**line, **{m: score.values.get(m) for m in METRICS}, "sentence": record.sentence})

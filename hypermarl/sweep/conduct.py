@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -21,7 +22,8 @@ PAUSE = 0.1
 READ_EVERY = 1.0
 """Seconds between two looks at the records of cells that were started."""
 WRITE_EVERY = 10.0
-"""Seconds between two writings of the results."""
+"""Seconds between two writings of the results, or more where there are so many that writing takes long."""
+_LOOKS = 100  # records read in one look, in the order of starting: the disk may be a network's
 
 
 class Watcher(Protocol):
@@ -48,7 +50,7 @@ class Sweep:
         self._cells = {cell.name: cell for cell in folder.cells}
         self._started: dict[str, int] = {}  # name -> attempts made before
         self._stops = self._heard = 0
-        self._last_look = self._last_written = 0.0
+        self._last_look = self._last_written = self._cost = 0.0
         self._news = True
 
     def run(self, pause: Callable[[float], None] = time.sleep) -> bool:
@@ -101,21 +103,24 @@ class Sweep:
         if time.monotonic() - self._last_look < READ_EVERY:
             return
         self._last_look = time.monotonic()
-        running = self._running()
-        for name, attempts in self._started.items():
-            record = self.folder.record(name) if name not in running else None
-            if record is not None and record.state == "running" and record.attempts > attempts:
+        running = set(self._running())
+        queued = (each for each in self._started.items() if each[0] not in running)
+        for name, attempts in list(itertools.islice(queued, _LOOKS)):
+            record = self.folder.record(name)
+            if record.state == "running" and record.attempts > attempts:
                 self._tell(name, record)
 
     def _publish(self, every: float) -> None:
         """Write the results anew if something changed, at most once in `every` seconds."""
-        if not self._news or time.monotonic() - self._last_written < every:
+        begin = time.monotonic()
+        if not self._news or (every and begin - self._last_written < max(every, 20 * self._cost)):
             return
         try:
             results.write(self.folder, self.records)
         except (OSError, UserError) as error:
             self._watcher.say(f"The results cannot be written: {error}")
         self._news, self._last_written = False, time.monotonic()
+        self._cost = self._last_written - begin
 
     def _running(self) -> list[str]:
         return [name for name in self._started if self.records[name].state == "running"]

@@ -72,6 +72,8 @@ class Generator(nn.Module):
         self.config = config
         slots = spec.slots()
         self._slots = slots
+        self._keys = {slot: _key(slot) for slot in slots}
+        self._order = [weight.name + suffix for weight in spec.weights for suffix in ("", LEFT, RIGHT)]
         self._headed = tuple(slot for slot, (first, *_) in slots.items() if config.head != "none" and not first.shared)
         trunks = (len(self._headed) if config.trunk_per == "slot" else 1) if config.trunk else 0
         self.trunk = nn.ParameterList()
@@ -99,34 +101,29 @@ class Generator(nn.Module):
         a low rank left in its factors.
         """
         features = self._features(cond)
+        heads, bases = dict(self.heads.items()), dict(self.base.items())
         generated: Weights = {}
         for slot, members in self._slots.items():
+            key, shape = self._keys[slot], members[0].shape
+            base = bases.get(key)
+            flat = None if base is None else base.reshape(*base.shape[: -len(shape) - 1], 1, -1)  # [*lead, 1, K*numel]
+            head = heads.get(key)
             made: dict[str, tuple[Tensor, ...]] = {}
-            base = self._base(slot)
-            if slot not in self._headed:
-                assert base is not None
-                made[""] = _each(base, members[0].shape, len(members))
+            if head is None:
+                assert flat is not None
+                made[""] = _each(flat, shape, len(members))
             else:
                 mine = features[self._headed.index(slot) if len(features) > 1 else 0]
-                head = self.heads[_key(slot)]
                 if isinstance(head, LowRankHead) and self._in_factors(members[0], rows):
-                    assert base is not None
-                    made[""] = _each(base, members[0].shape, len(members))
+                    assert flat is not None
+                    made[""] = _each(flat, shape, len(members))
                     made[LEFT], made[RIGHT] = head.factors(mine)
                 else:
-                    made[""] = head(mine, base)
+                    made[""] = head(mine, flat)
             for suffix, tensors in made.items():
-                generated |= {weight.name + suffix: tensor for weight, tensor in zip(members, tensors, strict=True)}
-        order = [weight.name + suffix for weight in self.spec.weights for suffix in ("", LEFT, RIGHT)]
-        return {name: generated[name] for name in order if name in generated}
-
-    def _base(self, slot: str) -> Tensor | None:
-        """`[*lead, 1, K*numel]`."""
-        if _key(slot) not in self.base:
-            return None
-        base = self.base[_key(slot)]
-        axes = len(self._slots[slot][0].shape) + 1
-        return base.reshape(*base.shape[:-axes], 1, -1)
+                for weight, tensor in zip(members, tensors, strict=True):
+                    generated[weight.name + suffix] = tensor
+        return {name: generated[name] for name in self._order if name in generated}
 
     def _in_factors(self, weight: WeightSpec, rows: int | None) -> bool:
         if not weight.factors or self.config.apply != "auto":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -195,7 +195,7 @@ class Policy(nn.Module):
             assert isinstance(actor.target, MLPTarget | GRUTarget)
             weights = actor.current() if weights is None else weights
             weights = without_id(weights, actor.target.first, len(self.group.agents))
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.narrow):
+        with torch.autocast(inputs.device.type, torch.bfloat16) if self.narrow else nullcontext():
             if not self.recurrent:
                 return actor(inputs, weights).float(), None
             assert memory is not None

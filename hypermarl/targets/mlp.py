@@ -94,24 +94,23 @@ def without_id(weights: Weights, first: str, ids: int, identity: Tensor | None =
     given = layer(weights, first)
     inputs = given.weight.shape[-2] - ids
 
-    def told(matrix: Tensor) -> Tensor:
-        rows = matrix.narrow(-2, inputs, ids)
+    def told(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of the matrix, and each agent's row of the rest."""
+        seen, rows = matrix.split([inputs, ids], -2)
         if matrix.shape[-3] == 1:
             rows = rows.squeeze(-3)
-            return rows if identity is None else identity @ rows
-        return (
-            torch.diagonal(rows, dim1=-3, dim2=-2).mT
-            if identity is None
-            else torch.einsum("ni,...nih->...nh", identity, rows)
-        )
+            return seen, rows if identity is None else identity @ rows
+        if identity is None:
+            return seen, torch.diagonal(rows, dim1=-3, dim2=-2).mT
+        return seen, torch.einsum("ni,...nih->...nh", identity, rows)
 
+    seen, own = told(given.weight)
     matrix = f"{first}.weight"
-    bias = given.bias + told(given.weight)
-    made = weights | {matrix: given.weight.narrow(-2, 0, inputs)}
+    made = weights | {matrix: seen, f"{first}.bias": given.bias + own}
     if given.left is not None and given.right is not None:
-        bias = bias + (told(given.left).unsqueeze(-2) @ given.right).squeeze(-2)
-        made[matrix + LEFT] = given.left.narrow(-2, 0, inputs)
-    return made | {f"{first}.bias": bias}
+        made[matrix + LEFT], left = told(given.left)
+        made[f"{first}.bias"] = made[f"{first}.bias"] + (left.unsqueeze(-2) @ given.right).squeeze(-2)
+    return made
 
 
 def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: bool = False) -> Tensor:
@@ -129,21 +128,33 @@ def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: b
     joined = all(each.shared for each in layers)
     x = _joined(inputs, seeds) if joined else _apart(inputs, seeds)
     for i, each in enumerate(layers):
-        # All leading axes as one; and no result of a layer is a view, so that it may be bent in place.
-        here = Layer(*(None if t is None else t.reshape(seeds, *t.shape[len(lead) :]) for t in each))
+        # Views cost time in the backward pass too: none is made in vain. No result of a layer is one, so that it may
+        # be bent in place.
+        if len(lead) != 1:  # all leading axes as one
+            each = Layer(*(None if t is None else t.reshape(seeds, *t.shape[len(lead) :]) for t in each))
         if joined:
-            x = _shared_layer(x.reshape(seeds, rows * present, x.shape[-1]), here, (rows, present))
-            present = max(present, here.bias.shape[1])
+            x = _shared_layer(_shaped(x, seeds, rows * present), each, (rows, present))
+            present = max(present, each.bias.shape[1])
         else:
-            x = _own_layer(x.reshape(seeds * present, rows, x.shape[-1]), here, agents)
+            x = _own_layer(_shaped(x, seeds * present, rows), each, agents)
             present = agents
         if last or i < len(layers) - 1:
             x = bend(x)
     if joined:
         x = x.reshape(seeds, rows, agents, x.shape[-1]).transpose(0, 1)  # [B, S, N, A]
     else:
-        x = x.reshape(seeds * agents, rows, x.shape[-1]).transpose(0, 1)  # [B, S*N, A]
+        x = _shaped(x, seeds * agents, rows).transpose(0, 1)  # [B, S*N, A]
     return x.reshape(*batch, *lead, agents, x.shape[-1])
+
+
+def _shaped(x: Tensor, *shape: int) -> Tensor:
+    """`x` as `[*shape, D]`."""
+    return x if x.shape[:-1] == shape else x.reshape(*shape, x.shape[-1])
+
+
+def _spread(x: Tensor, agents: int) -> Tensor:
+    """`[S, N or 1, ...]` as `[S*N, ...]`."""
+    return (x if x.shape[1] == agents else x.expand(-1, agents, *x.shape[2:])).flatten(0, 1)
 
 
 def _joined(x: Tensor, seeds: int) -> Tensor:
@@ -158,34 +169,36 @@ def _apart(x: Tensor, seeds: int) -> Tensor:
 
 def _shared_layer(x: Tensor, each: Layer, shape: tuple[int, int]) -> Tensor:
     """`[S, B*N, D]` -> `[S, B*N, H]` in any shape; `shape` is B and N, which is 1 until a bias tells agents apart."""
+    matrix = each.weight.squeeze(1)
     if each.bias.shape[1] == 1:
-        return product(x, each.weight[:, 0], each.bias)
-    return product(x, each.weight[:, 0]).unflatten(1, shape) + each.bias.unsqueeze(1)
+        return product(x, matrix, each.bias)
+    return product(x, matrix).unflatten(1, shape) + each.bias.unsqueeze(1)
 
 
 def _own_layer(x: Tensor, each: Layer, agents: int) -> Tensor:
     """`[S*N, B, D]`, or `[S, B, D]` where all agents read the same, -> `[S*N, B, H]` in any shape."""
-    seeds, common = len(each.weight), each.weight.shape[1] == 1
-    own = each.bias.expand(-1, agents, -1).reshape(seeds * agents, 1, -1)
+    seeds = len(each.weight)
+    own = _spread(each.bias, agents).unsqueeze(1)  # [S*N, 1, H]
     if each.left is not None and each.right is not None:
-        thin = _own_product(x, each.left.expand(-1, agents, -1, -1))
-        own = product(thin, each.right.expand(-1, agents, -1, -1).flatten(0, 1), own)  # [S*N, B, H]
-    if not common:
+        own = product(_own_product(x, each.left, agents), _spread(each.right, agents), own)  # [S*N, B, H]
+    if each.weight.shape[1] == agents:
         fits = own.shape[1] == 1
-        return _own_product(x, each.weight, own) if fits else _own_product(x, each.weight) + own
-    everyone = x.reshape(seeds, len(x) // seeds * x.shape[1], x.shape[-1])  # [S, N*B, D], or [S, B, D]
+        return _own_product(x, each.weight, agents, own) if fits else _own_product(x, each.weight, agents) + own
+    everyone, matrix = _shaped(x, seeds, len(x) // seeds * x.shape[1]), each.weight.squeeze(1)
     if len(x) == len(own) and x.shape[1] == own.shape[1] and own.shape[-1] > NARROW:
-        return torch.baddbmm(own.reshape(*everyone.shape[:2], -1), everyone, each.weight[:, 0])
-    y = product(everyone, each.weight[:, 0]).reshape(seeds, len(x) // seeds, x.shape[1], -1)  # [S, N or 1, B, H]
+        return torch.baddbmm(_shaped(own, *everyone.shape[:2]), everyone, matrix)
+    y = product(everyone, matrix).reshape(seeds, len(x) // seeds, x.shape[1], -1)  # [S, N or 1, B, H]
     return y + own.unflatten(0, (seeds, agents))
 
 
-def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`[S*N or S, B, D]` by `[S, N, D, H]`, plus `[S*N, 1, H]` if given, -> `[S*N, B, H]`."""
-    seeds, agents = weight.shape[:2]
-    if len(x) == seeds * agents or seeds == 1:
-        x = x.expand(seeds * agents, -1, -1)
-        return product(x, weight.flatten(0, 1), bias)
+def _own_product(x: Tensor, weight: Tensor, agents: int, bias: Tensor | None = None) -> Tensor:
+    """`[S*N or S, B, D]` by `[S, N or 1, D, H]`, plus `[S*N, 1, H]` if given, -> `[S*N, B, H]`."""
+    seeds = len(weight)
+    if len(x) == seeds * agents:
+        return product(x, _spread(weight, agents), bias)
+    if seeds == 1:
+        return product(x.expand(agents, -1, -1), _spread(weight, agents), bias)
     # For several seeds the inputs would have to be copied for each agent: the matrices stand side by side instead.
-    y = torch.bmm(x, weight.transpose(1, 2).flatten(2)).unflatten(-1, (agents, -1)).transpose(1, 2).flatten(0, 1)
+    wide = weight.expand(-1, agents, -1, -1).transpose(1, 2).flatten(2)  # [S, D, N*H]
+    y = torch.bmm(x, wide).unflatten(-1, (agents, -1)).transpose(1, 2).flatten(0, 1)
     return y if bias is None else y + bias

@@ -31,25 +31,23 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or torch.is_autocast_enabled("cpu")
     ):
         return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
-    made: Tensor = _Narrow.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    try:
+        made: Tensor = _Narrow.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # a function that can be mapped over, as TorchRL's estimators do, costs more than it gains
+        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
     return made
 
 
 class _Narrow(torch.autograd.Function):
-    generate_vmap_rule = True  # TorchRL's value estimators map over the critic
-
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
         turned = weight.mT
         if weight.shape[-1] == 1:
             y = torch.linalg.vecdot(x, turned).unsqueeze(-1)
             return y if bias is None else y + bias
         turned = turned.contiguous().mT
         return torch.bmm(x, turned) if bias is None else torch.baddbmm(bias, x, turned)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -90,7 +90,6 @@ def work(folder: SweepFolder, cell: Cell, train: Callable[[SweepFolder, Cell], R
         attempts=before.attempts + 1,
         began=began,
         sentence="",
-        document={},
         node=os.environ.get(NODE, ""),
     )
     folder.write_record(cell.name, record)

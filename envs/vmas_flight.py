@@ -1,19 +1,16 @@
 """Discs that fly through a VMAS world, all of them moved at once: their own force, drag, walls, and collisions.
 
-The formulas are those of VMAS 1.5, in its order: the numbers are the same bit for bit. VMAS asks for each pair of
-agents whether they touch anywhere and then works on that pair in all environments; here only what touches is worked on.
+The formulas are those of VMAS 1.5, in its order: the numbers are the same bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_SLACK = 1.01  # how much farther than needed we look, so that rounding decides nothing
-_LANES = 64  # at least as many numbers as a processor handles in one instruction
-_APART = 1e-6  # what is nearer has no direction in which to push
+from .vmas_contact import Spheres
 
 
 def flies(world: Any) -> bool:
@@ -49,65 +46,6 @@ def flies(world: Any) -> bool:
     )
 
 
-class Pairs(NamedTuple):
-    """Agents that are near each other, every two of them twice; an agent in an environment is `i * E + e`."""
-
-    one: Tensor  # int64 [K], sorted, and `other` for the same one too
-    other: Tensor  # int64 [K]
-    away: Tensor  # from the other to the one, [K, 2]
-
-
-class Near:
-    """Finds the agents that are nearer than `reach` to each other, or nearly so."""
-
-    def __init__(self, count: int, reach: float, device: torch.device) -> None:
-        self._limit = torch.full((count, count, 1), (reach * _SLACK) ** 2, device=device)
-        self._limit.diagonal(dim1=0, dim2=1).fill_(-1.0)  # nobody is near itself
-
-    def __call__(self, place: Tensor) -> Pairs:
-        """The pairs among agents at `place [N, E, 2]`."""
-        count, rows, _ = place.shape
-        away = place.unsqueeze(1) - place
-        x, y = (away * away).unbind(-1)
-        near = x + y <= self._limit
-        first, other = near.view(count, count * rows).nonzero().unbind(1)
-        one = first * rows + other % rows
-        flat = place.view(-1, 2)
-        return Pairs(one, other, flat.index_select(0, one) - flat.index_select(0, other))
-
-
-class _Contact:
-    """The force between agents that overlap, which grows with how deep they do."""
-
-    def __init__(self, world: Any) -> None:
-        agents = world.agents
-        self._reach = 2 * agents[0].shape.radius
-        self._near = Near(len(agents), self._reach, world.device)
-        self._margin, self._strength = world._contact_margin, world._collision_force
-        self._zero = torch.tensor(0.0, device=world.device)
-
-    def __call__(self, force: Tensor, place: Tensor) -> Tensor:
-        """`force [N, E, 2]` and what the others add to it at `place [N, E, 2]`."""
-        one, _, away = self._near(place)
-        if one.shape[0] == 0:
-            return force
-        apart = torch.linalg.vector_norm(away, dim=-1)
-        push = self._strength * away / apart.unsqueeze(-1) * self._depth(apart).unsqueeze(-1)
-        touching = (apart >= _APART) & (apart <= self._reach)
-        push = torch.where(touching.unsqueeze(-1), push, 0.0)
-        total = force.view(-1, 2).index_put((one,), push, accumulate=True)  # in the order of the pairs, as VMAS adds
-        return total.view_as(force)
-
-    def _depth(self, apart: Tensor) -> Tensor:
-        """How deep agents overlap, softened. In whole vectors: a processor rounds what is left over differently.
-
-        And which are left over depends on who else overlaps.
-        """
-        count = apart.shape[0]
-        deep = torch.nn.functional.pad((self._reach - apart) / self._margin, (0, -count % _LANES))
-        return torch.logaddexp(self._zero, deep)[:count] * self._margin
-
-
 class Flight:
     """The agents of a world in flight, `advance` for every scenario that has nothing else move.
 
@@ -121,7 +59,7 @@ class Flight:
         self._keep = 1 - (world._drag if drag is None else drag)
         self._mass = self.agents[0].mass
         self._walls = [None if wall is None else float(wall) for wall in (world.x_semidim, world.y_semidim)]
-        self._contact = _Contact(world) if self.agents[0].collide else None
+        self._contact = Spheres(world, self.agents) if self.agents[0].collide else None
 
     def places(self) -> Tensor:
         """Where the agents are, `[N, E, 2]`."""

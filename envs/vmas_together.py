@@ -1,4 +1,4 @@
-"""The two VMAS scenarios of the HyperMARL paper with all agents handled at once, not one by one.
+"""VMAS scenarios with all agents handled at once, not one by one: those of the HyperMARL paper, and balance.
 
 Most of a step is the price of calling small operations, for each agent and each food or goal. Here an operation serves
 all of them: the numbers are the same bit for bit, which a test holds for every option. Only for VMAS 1.5, whose
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .vmas_balance import Balance, balances
 from .vmas_flight import Flight, flies
 from .vmas_navigation import Navigation, sees_alike
 
@@ -34,10 +35,18 @@ def together(title: str, scenario: Any, world: Any) -> Course | None:
     """The fast course of a scenario, if it has one under its options."""
     import vmas
 
-    known: dict[str, Callable[[Any, Any], Course]] = {"vmas/dispersion": Dispersion, "vmas/navigation": Navigation}
-    if title not in known or not vmas.__version__.startswith("1.5.") or not flies(world) or not sees_alike(world):
+    known: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Any], Course]]] = {
+        "vmas/balance": (balances, Balance),
+        "vmas/dispersion": (flies, Dispersion),
+        "vmas/navigation": (
+            lambda world: flies(world) and sees_alike(world),
+            Navigation,
+        ),
+    }
+    if title not in known or not vmas.__version__.startswith("1.5."):
         return None
-    return known[title](scenario, world)
+    fits, course = known[title]
+    return course(scenario, world) if fits(world) else None
 
 
 class Dispersion(Flight):
@@ -73,7 +82,10 @@ class Dispersion(Flight):
         on_food = torch.linalg.vector_norm(place.unsqueeze(1) - meals, dim=-1) < self._reach  # [N, F, E]
         guests, eaten = on_food.sum(dim=0), self._eaten()
         if self.scenario.share_reward:
-            share, eating = torch.ones_like(meals[..., 0]), (guests > 0).expand_as(on_food)
+            share, eating = (
+                torch.ones_like(meals[..., 0]),
+                (guests > 0).expand_as(on_food),
+            )
         else:
             share, eating = guests.reciprocal().nan_to_num(posinf=0, neginf=0), on_food
         portions = torch.where(eating & ~eaten, share, 0.0)

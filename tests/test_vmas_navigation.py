@@ -16,7 +16,7 @@ pytest.importorskip("vmas")
 import vmas
 from vmas.simulator.core import Sphere
 
-from hypermarl.envs.vmas_flight import _Contact
+from hypermarl.envs.vmas_contact import Spheres
 from hypermarl.envs.vmas_navigation import Navigation
 from hypermarl.envs.vmas_simulation import Simulation
 from hypermarl.envs.vmas_together import together
@@ -204,7 +204,7 @@ def test_an_environment_is_judged_by_itself() -> None:
 
 def test_the_push_in_a_row_is_the_same_to_the_last_bit_whoever_else_overlaps() -> None:
     world = Pair({"n_agents": 3}, envs=1).worlds[1]
-    contact = _Contact(world)
+    contact = Spheres(world, world.agents)
     generator = torch.Generator().manual_seed(0)
     turn = torch.rand(600, generator=generator) * 6
     place = torch.zeros(3, 600, 2)

@@ -22,7 +22,7 @@ from hypermarl.envs.vmas_simulation import Simulation, Stream
 from hypermarl.envs.vmas_together import Dispersion
 from hypermarl.envs.vmas_trial import random_actions
 
-E = 3
+E = 32  # whole vectors: VMAS rounds soft contacts in those left over differently
 SCENARIOS = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]
 FAST = [
     ("dispersion", False),

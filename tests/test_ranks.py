@@ -27,6 +27,7 @@ from hypermarl.errors import UserError
 from hypermarl.marl import ranks as module
 from hypermarl.marl.learner import Learner
 from hypermarl.marl.ranks import ALONE, Ranks
+from hypermarl.marl.rollout import Collector
 from hypermarl.marl.train import Experiment
 from hypermarl.runs import RunFolder
 
@@ -378,11 +379,12 @@ def test_what_ranks_say_to_each_other(tmp_path: Path, job: Task) -> None:
 
 
 def test_a_rank_that_does_not_answer_is_given_up(tmp_path: Path, make: Callable[..., Rank]) -> None:
-    halted = Job(make, 2, "run", tmp_path, [*WORDS, "train.rank_timeout=2", "train.frames=10_000_000"])
+    halted = Job(make, 3, "run", tmp_path, [*WORDS, "train.rank_timeout=2", "train.frames=10_000_000"])
     halted.until_saved()
     os.kill(halted.ranks[1].pid, signal.SIGSTOP)
-    assert halted.wait(0) == [2]
-    assert "error: Rank 1 of 2 does not answer. Training stopped after" in halted.said
+    assert halted.wait(0, 2) == [2, 2]
+    assert halted.said.count("error: ") == 1
+    assert "error: Rank 1 of 3 does not answer. Training stopped after" in halted.said
 
 
 def test_the_rank_where_they_meet_is_killed(tmp_path: Path, make: Callable[..., Rank]) -> None:
@@ -413,6 +415,20 @@ def test_a_share_and_seeds_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     made = Ranks.of_environment()
     assert (made.rank, made.count, made.first, made.device("cuda")) == (3, 4, False, "cuda:1")
+
+
+def test_environments_begin_by_a_seed_of_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(Ranks, "connect", lambda *_: None)
+    monkeypatch.setattr(Ranks, "copy_first", lambda *_: None)
+    monkeypatch.setattr(Collector, "reset", lambda self, seed: found.append(seed))
+    for rank in range(3):
+        made = Learner(config("seed=2"), Ranks(rank, 3))
+        made.start()
+        made.iteration = 5
+        made.restart()
+    assert found[:2] == [2, 2 * 1_000_003 + 5]
+    assert len(set(found)) == 6
 
 
 @pytest.mark.parametrize(

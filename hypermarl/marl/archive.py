@@ -79,7 +79,7 @@ class Archive:
                     shutil.rmtree(later.path)
         if checkpoint is None:
             return None
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for s, own in enumerate(self.seeds):
             same = [c for c in own.checkpoints() if c.frame == checkpoint.frame]
             if not same:

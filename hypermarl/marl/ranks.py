@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hypermarl.errors import UserError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store, Work
+    from torch.distributed.distributed_c10d import Store, Work
 
 _ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -105,6 +105,7 @@ class Ranks:
         if self.alone:
             return
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
 
         self._timeout = timedelta(seconds=timeout)
         _prefer_loopback()
@@ -117,7 +118,7 @@ class Ranks:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(
                 backend,
-                store=dist.PrefixStore("group", store),
+                store=PrefixStore("group", store),
                 rank=self.rank,
                 world_size=self.count,
                 timeout=self._timeout,
@@ -201,7 +202,7 @@ class Ranks:
         received = [torch.empty_like(padded) for _ in range(self.count)] if self.first else None
         with self._together():
             dist.gather(padded, received, 0)
-        found = {}
+        found: dict[str, Tensor] = {}
         for r, each in enumerate(received or ()):
             own = safetensors.torch.load(each[: int(sizes[r])].numpy().tobytes())
             found |= {f"rank.{r}.{name}": tensor for name, tensor in own.items()}
@@ -269,11 +270,12 @@ class Ranks:
 
     def _meeting(self) -> Store:
         """Where ranks leave words for each other: torchrun's store, or one in the first rank."""
-        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         if self._store is None:
-            store, _, _ = next(iter(dist.rendezvous("env://", timeout=self._timeout)))
-            self._store = dist.PrefixStore("hypermarl", store)
+            store, _, _ = next(iter(rendezvous("env://", timeout=self._timeout)))
+            self._store = PrefixStore("hypermarl", store)
         return self._store
 
     def _await(self, keys: Iterable[str]) -> None:

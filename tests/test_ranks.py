@@ -95,8 +95,9 @@ class Job:
         return codes
 
     def until_saved(self) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not list(self.folder.glob("one/checkpoints/0*")):
+            assert all(each.exitcode is None for each in self.ranks), self.said
             assert time.monotonic() < until
             time.sleep(0.02)
 
@@ -379,7 +380,7 @@ def test_what_ranks_say_to_each_other(tmp_path: Path, job: Task) -> None:
 
 
 def test_a_rank_that_does_not_answer_is_given_up(tmp_path: Path, make: Callable[..., Rank]) -> None:
-    halted = Job(make, 3, "run", tmp_path, [*WORDS, "train.rank_timeout=2", "train.frames=10_000_000"])
+    halted = Job(make, 3, "run", tmp_path, [*WORDS, "train.rank_timeout=8", "train.frames=10_000_000"])
     halted.until_saved()
     os.kill(halted.ranks[1].pid, signal.SIGSTOP)
     assert halted.wait(0, 2) == [2, 2]

@@ -58,7 +58,8 @@ class GameOptions:
     terminate: bool | None = None
 
     def __post_init__(self) -> None:
-        whole_number("n_agents", self.n_agents, 2, 64)
+        # What is seen in the temporal game is N x N wide; the one-choice game only has N actions each.
+        whole_number("n_agents", self.n_agents, 2, 4096 if self.temporal is False else 64)
         whole_number("episode_steps", self.episode_steps, 1)
         for name in ("temporal", "terminate"):
             if getattr(self, name) not in (True, False, None) or (name == "temporal" and self.temporal is None):
@@ -110,18 +111,18 @@ class MatrixGame:
 
     def step(self, actions: dict[str, Tensor]) -> Step:
         chosen = actions[GROUP]
-        picked = (chosen[:, :, None] == self._choices).float()  # [E, N, N]
-        alike = picked.sum(1).gather(1, chosen)  # [E, N], itself included
+        count = torch.zeros_like(chosen, dtype=torch.float32)  # [E, N], how many chose each action
+        alike = count.scatter_add_(1, chosen, torch.ones_like(count)).gather(1, chosen)  # [E, N], itself included
         self._chosen = chosen.clone()
         self._age = self._age + 1
         over = self._age >= self._length if self._length else torch.zeros_like(self._age, dtype=torch.bool)
         late = self._age >= self.max_steps if self.max_steps else torch.zeros_like(over)
         late = late & ~over
         done = over | late
-        last = view = self._show(picked)
+        last = view = self._show(chosen)
         if self.auto_reset:
             self._begin(done)
-            view = self._show(picked.masked_fill(done[:, None, None], START))
+            view = self._show(self._chosen)
         return Step(
             view=View({GROUP: view}),
             reward={GROUP: self._payoff(alike, self._n)},
@@ -155,14 +156,14 @@ class MatrixGame:
         self._age = self._age.masked_fill(rows, 0)
 
     def _view(self) -> View:
-        picked = (self._chosen[:, :, None] == self._choices).float()
-        return View({GROUP: self._show(picked.masked_fill(self._chosen[:, :, None] == START, START))})
+        return View({GROUP: self._show(self._chosen)})
 
-    def _show(self, picked: Tensor) -> Tensor:
-        """`picked [E, N, N]` as what each agent sees: `[E, N, O]`, one row of memory for all of them."""
+    def _show(self, chosen: Tensor) -> Tensor:
+        """`chosen [E, N]` as what each agent sees: `[E, N, O]`, one row of memory for all of them."""
         if not self._temporal:
             return self._still
-        seen = picked.reshape(self.num_envs, 1, self._n * self._n)
+        picked = (chosen[:, :, None] == self._choices).float()  # [E, N, N]
+        seen = picked.masked_fill(chosen[:, :, None] == START, START).reshape(self.num_envs, 1, self._n * self._n)
         return seen.expand(self.num_envs, self._n, self._n * self._n)
 
 

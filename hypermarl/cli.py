@@ -33,6 +33,9 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "ray": "ray",
+    "transformers": "language",
+    "tokenizers": "language",
+    "gguf": "language",
 }
 LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model", "speeds": "speed"}
 ANY_ENV = {

@@ -119,7 +119,7 @@ PACKAGE_OF = {
 
 def test_every_package_that_is_imported_is_asked_for() -> None:
     asked = {canonicalize_name(each.name) for each in requirements(PROJECT["dependencies"])}
-    for extra in ("vmas", "mpe", "butterfly", "video", "export", "ray"):
+    for extra in ("vmas", "mpe", "butterfly", "video", "export", "ray", "language"):
         asked |= {canonicalize_name(each.name) for each in requirements(PROJECT["optional-dependencies"][extra])}
     for folder in FOLDERS:
         for path in (TOP / folder).rglob("*.py"):

@@ -45,6 +45,43 @@ class Site:
         return f"{self.path}.B"
 
 
+class Adapter:
+    """A forward hook of a linear layer: adds the low-rank part of every agent to its own rows."""
+
+    def __init__(self, left: Tensor, right: Tensor, scale: float) -> None:
+        lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # agents may share one of the two
+        self.count = math.prod(lead)
+        self.left, self.right = (t.expand(*lead, -1, -1).reshape(-1, *t.shape[-2:]) for t in (left, right))
+        self.scale = scale
+        self.cast: tuple[torch.dtype, bool, Tensor, Tensor] | None = None
+
+    def __call__(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        (x,) = arguments
+        if x.shape[0] % self.count:
+            raise ValueError(f"{x.shape[0]} rows cannot be divided among {self.count} adapters")
+        x = x.reshape(self.count, -1, x.shape[-1])  # [M, R*L, in]
+        y = output.reshape(self.count, -1, output.shape[-1])
+        if x.shape[1] <= FEW and x.dtype != self.left.dtype and x.device.type == "cpu":
+            added = torch.bmm(torch.bmm(x.to(self.left.dtype), self.left), self.right)
+            return torch.add(y, added.to(y.dtype), alpha=self.scale).reshape(output.shape)
+        left, right = self.cast_to(x.dtype)
+        thin = torch.bmm(x, left)
+        if torch.is_grad_enabled():
+            return torch.baddbmm(y, thin, right, alpha=self.scale).reshape(output.shape)
+        return y.baddbmm_(thin, right, alpha=self.scale).reshape(output.shape)  # nobody else holds the layer's output
+
+    def cast_to(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Both factors in the network's precision, converted once per block."""
+        tracked = torch.is_grad_enabled()  # what was converted without gradient must not stand in for the generated
+        if self.cast is None or self.cast[0] != dtype or self.cast[1] != tracked:
+            self.cast = dtype, tracked, self.left.to(dtype), self.right.to(dtype)
+        return self.cast[2:]
+
+
+Adapters = Mapping[str, Adapter]
+"""The adapter of every layer, by its path."""
+
+
 class LoRATarget:
     """Adapters for the linear layers `sites` of `network`, which it never changes and whose parameters get no gradient.
 
@@ -95,7 +132,7 @@ class LoRATarget:
         `inputs` are either one tensor `[*batch, *lead, N, D]`, answered by `[*batch, *lead, N, A]`, or a mapping of
         arguments by name, as language models take them, their rows `[M*R, L]` in the order of the agents.
         """
-        with self.attached(weights):
+        with self.attached(self.adapters(weights)):
             if isinstance(inputs, Mapping):
                 return self.network(**inputs)
             *lead, owners = weights[self.sites[0].left].shape[:-2]
@@ -107,23 +144,26 @@ class LoRATarget:
             y = self.network(x.reshape(seeds * agents * rows, -1))
             return y.reshape(seeds, agents, rows, -1).permute(2, 0, 1, 3).reshape(*batch, *lead, agents, -1)
 
+    def adapters(self, weights: Weights) -> Adapters:
+        """These weights made ready, for many blocks of `attached`."""
+        self.spec.check(weights)
+        return {site.path: Adapter(weights[site.left], weights[site.right], self.scale) for site in self.sites}
+
     @contextmanager
-    def attached(self, weights: Weights) -> Iterator[nn.Module]:
+    def attached(self, adapters: Adapters) -> Iterator[nn.Module]:
         """The network with these adapters in every forward inside; leaving restores it, whatever happened inside.
 
         The first axis of what its layers see must be `M*R`, the rows of an agent beside each other; with one adapter
         all rows are its. One set of adapters at a time: a second block inside the first is refused. If the network
         checkpoints its activations, the backward pass belongs inside as well.
         """
-        self.spec.check(weights)
         layers = {site.path: self.network.get_submodule(site.path) for site in self.sites}
         carrying = (path for path, layer in layers.items() if any(map(_is_adapter, layer._forward_hooks.values())))
         if (path := next(carrying, None)) is not None:
             raise RuntimeError(f"{path} carries adapters already; leave that block before attaching others")
         with ExitStack() as stack:
-            for site in self.sites:
-                adapter = _Adapter(weights[site.left], weights[site.right], self.scale)
-                stack.callback(layers[site.path].register_forward_hook(adapter).remove)
+            for path, layer in layers.items():
+                stack.callback(layer.register_forward_hook(adapters[path]).remove)
             yield self.network
 
     def deltas(self, weights: Weights, agent: int = 0) -> dict[str, Tensor]:
@@ -135,41 +175,8 @@ class LoRATarget:
         }
 
 
-class _Adapter:
-    """A forward hook of a linear layer: adds the low-rank part of every agent to its own rows."""
-
-    def __init__(self, left: Tensor, right: Tensor, scale: float) -> None:
-        lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # agents may share one of the two
-        self.count = math.prod(lead)
-        self.left, self.right = (t.expand(*lead, -1, -1).reshape(-1, *t.shape[-2:]) for t in (left, right))
-        self.scale = scale
-        self.cast: tuple[torch.dtype, bool, Tensor, Tensor] | None = None
-
-    def __call__(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        (x,) = arguments
-        if x.shape[0] % self.count:
-            raise ValueError(f"{x.shape[0]} rows cannot be divided among {self.count} adapters")
-        x = x.reshape(self.count, -1, x.shape[-1])  # [M, R*L, in]
-        y = output.reshape(self.count, -1, output.shape[-1])
-        if x.shape[1] <= FEW and x.dtype != self.left.dtype and x.device.type == "cpu":
-            added = torch.bmm(torch.bmm(x.to(self.left.dtype), self.left), self.right)
-            return torch.add(y, added.to(y.dtype), alpha=self.scale).reshape(output.shape)
-        left, right = self._as(x.dtype)
-        thin = torch.bmm(x, left)
-        if torch.is_grad_enabled():
-            return torch.baddbmm(y, thin, right, alpha=self.scale).reshape(output.shape)
-        return y.baddbmm_(thin, right, alpha=self.scale).reshape(output.shape)  # nobody else holds the layer's output
-
-    def _as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Both factors in the network's precision, converted once per block."""
-        tracked = torch.is_grad_enabled()  # what was converted without gradient must not stand in for the generated
-        if self.cast is None or self.cast[0] != dtype or self.cast[1] != tracked:
-            self.cast = dtype, tracked, self.left.to(dtype), self.right.to(dtype)
-        return self.cast[2:]
-
-
 def _is_adapter(hook: object) -> bool:
-    return isinstance(hook, _Adapter)
+    return isinstance(hook, Adapter)
 
 
 def _one(tensor: Tensor, agent: int) -> Tensor:

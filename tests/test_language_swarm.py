@@ -1,0 +1,202 @@
+"""A swarm on a random language model: one batch gives what each agent would alone, and neighbours do not matter."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import small_language as tiny
+import torch
+from small import close, rng, stirred
+from torch import Tensor
+
+from hypermarl.actor import GeneratedActor
+from hypermarl.conditioning import AgentTable
+from hypermarl.errors import UserError
+from hypermarl.generator import Generator, GeneratorConfig
+from hypermarl.language.rows import Rows, Sampling
+from hypermarl.language.swarm import Piece, Swarm
+
+AGENTS = ("auditor", "clerk", "lawyer", "scout", "cook")  # five, which no other size is
+PROMPTS: dict[str, list[str]] = {
+    "auditor": ["red cat one"],
+    "clerk": ["blue", "green dog sun two red"],
+    "lawyer": ["moon moon sun", "one two"],
+    "scout": ["dog"],
+    "cook": ["sun red", "cat", "two two two"],
+}
+LONG = Sampling(tokens=7)
+
+
+def swarm(size: float = 0.6) -> Swarm:
+    return Swarm(tiny.backbone(), tiny.target(), AGENTS, tiny.adapters(len(AGENTS), size))
+
+
+def alone(agent: str) -> Swarm:
+    number = AGENTS.index(agent)
+    return Swarm(tiny.backbone(), tiny.target(), [agent], tiny.agent(swarm().weights, number))
+
+
+def next_scores(model: Any, prompt: str) -> Tensor:
+    ids = torch.tensor([tiny.backbone().encode(prompt)])
+    return model(ids).logits[0, -1]
+
+
+def greedy(model: Any, prompt: str, tokens: int) -> str:
+    ids = torch.tensor([tiny.backbone().encode(prompt)])
+    options = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    return tiny.backbone().decode(out[0, ids.shape[1] :].tolist())
+
+
+def merged(agent: str) -> Any:
+    plain = copy.deepcopy(tiny.backbone().model)
+    for name, delta in tiny.target().deltas(swarm().weights, AGENTS.index(agent)).items():
+        plain.get_parameter(name).data.add_(delta)
+    return plain
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_fresh_swarm_is_the_frozen_model_to_the_bit(tracked: bool) -> None:
+    one = tiny.target()
+    generator = Generator(one.spec, 4, config=GeneratorConfig(trunk=(6,)), rng=rng())
+    actor = GeneratedActor(AgentTable(len(AGENTS), 4, rng()), generator, one)
+    rows = Rows.of([[tiny.backbone().encode(text) for text in texts] for texts in PROMPTS.values()], 0)
+    with torch.set_grad_enabled(tracked):
+        fresh = actor(rows.arguments()).logits
+        assert torch.equal(fresh, one.network(**rows.arguments()).logits)
+        assert not torch.equal(fresh, stirred(actor)(rows.arguments()).logits)
+
+
+def test_one_batch_gives_what_each_agent_gives_alone_and_what_merged_weights_give() -> None:
+    together = swarm().logits(PROMPTS)
+    for agent, texts in PROMPTS.items():
+        assert together[agent].shape == (len(texts), tiny.V)
+        close(together[agent], alone(agent).logits({agent: texts})[agent])
+        for scores, text in zip(together[agent], texts, strict=True):
+            close(scores, next_scores(merged(agent), text))
+    close(together["cook"], swarm().logits({"cook": PROMPTS["cook"], "clerk": PROMPTS["clerk"]})["cook"])
+
+
+def test_neighbours_do_not_matter() -> None:
+    """Adapters, prompts, padding and numbers of rows of others; the first to the bit, as no shape changes."""
+    one = swarm()
+    before = one.logits(PROMPTS)["lawyer"]
+    others = [i for i, name in enumerate(AGENTS) if name != "lawyer"]
+    changed = {name: tensor.clone() for name, tensor in one.weights.items()}
+    for tensor in changed.values():
+        tensor[others] *= -3.0
+    other = Swarm(one.backbone, one.target, AGENTS, changed)
+    after = other.logits(PROMPTS)
+    assert torch.equal(after["lawyer"], before)
+    assert all(not torch.allclose(after[name], one.logits(PROMPTS)[name]) for name in AGENTS if name != "lawyer")
+    same_length = PROMPTS | {"clerk": ["green", "sun sun moon one one"], "scout": ["two"]}
+    assert torch.equal(one.logits(same_length)["lawyer"], before)
+    close(one.logits(PROMPTS | {"cook": ["red cat " * 8]})["lawyer"], before)  # more padding
+    close(one.logits(PROMPTS | {"cook": ["red"] * 9})["lawyer"], before)  # more rows
+    close(one.logits({"lawyer": PROMPTS["lawyer"]})["lawyer"], before)
+
+
+def test_gradients_reach_only_the_generator() -> None:
+    one = tiny.target()
+    generator = Generator(one.spec, 4, config=GeneratorConfig(trunk=(6,)), rng=rng())
+    actor = stirred(GeneratedActor(AgentTable(len(AGENTS), 4, rng()), generator, one))
+    rows = Rows.of([[tiny.backbone().encode(text) for text in texts] for texts in PROMPTS.values()], 0)
+    actor(rows.arguments()).logits.square().mean().backward()
+    assert all(parameter.grad is None for parameter in one.network.parameters())
+    for name, parameter in actor.named_parameters():
+        assert parameter.grad is not None and parameter.grad.count_nonzero(), name
+    assert {id(p) for p in actor.parameters()}.isdisjoint({id(p) for p in one.network.parameters()})
+
+
+def test_an_agents_loss_reaches_its_own_adapter_alone() -> None:
+    one = tiny.target()
+    weights = {name: tensor.requires_grad_() for name, tensor in tiny.adapters(len(AGENTS)).items()}
+    rows = Rows.of([[[2, 3, 4], [5, 6]]] * len(AGENTS), 0)
+    logits = one.apply(weights, rows.arguments()).logits.reshape(len(AGENTS), 2, 3, tiny.V)
+    logits[1].square().mean().backward()
+    for name, tensor in weights.items():
+        assert tensor.grad is not None
+        assert tensor.grad.flatten(1).abs().sum(-1).nonzero().flatten().tolist() == [1], name
+
+
+def test_answers_are_those_of_the_library_agent_by_agent() -> None:
+    answers = swarm().generate(PROMPTS, LONG)
+    assert any(answers[agent] != swarm(0.0).generate(PROMPTS, LONG)[agent] for agent in AGENTS)
+    for agent, texts in PROMPTS.items():
+        assert answers[agent] == [greedy(merged(agent), text, 7) for text in texts]
+    plain = swarm(0.0).generate(PROMPTS, LONG)
+    for agent, texts in PROMPTS.items():
+        assert plain[agent] == [greedy(tiny.backbone().model, text, 7) for text in texts]
+    lengths = {len(text.split()) for texts in answers.values() for text in texts}
+    assert len(lengths) > 2 and 7 in lengths, "some rows end by themselves, others at the limit"
+    assert swarm().generate({"cook": "cat"}, LONG) == {"cook": answers["cook"][1]}, "a text for a text"
+
+
+def test_rows_end_at_stop_tokens_by_themselves() -> None:
+    free = swarm().generate(PROMPTS, LONG)
+    word = next(word for word in tiny.WORDS[2:] if 0 < str(free).count(word) < 9)
+    stopped = swarm().generate(PROMPTS, Sampling(tokens=7, stop=(tiny.WORDS.index(word),)))
+    for agent, texts in free.items():
+        assert stopped[agent] == [" ".join(text.split(word)[0].split()) for text in texts]
+    assert stopped != free
+
+
+def test_sampling_repeats_with_its_seed_and_follows_its_settings() -> None:
+    hot = Sampling(tokens=5, temperature=1.5)
+    first, again, other = (swarm().generate(PROMPTS, hot, rng=rng(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert swarm().generate(PROMPTS, Sampling(5, 1.5, top_p=1e-6), rng=rng(3)) == swarm().generate(PROMPTS, Sampling(5))
+    assert swarm().generate(PROMPTS, Sampling(5, 1e-4), rng=rng(3)) == swarm().generate(PROMPTS, Sampling(5))
+
+
+def test_pieces_add_up_to_the_answer_and_leave_the_model_free() -> None:
+    one = swarm()
+    written = {agent: [""] * len(texts) for agent, texts in PROMPTS.items()}
+    count = 0
+    for piece in one.stream(PROMPTS, LONG):
+        written[piece.agent][piece.row] += piece.text
+        count += 1
+        if count == 3:
+            assert one.generate({"scout": "dog"}, LONG)  # while the stream is under way
+    assert written == one.generate(PROMPTS, LONG)
+    assert count > 20, "word by word"
+    heard: list[Piece] = []
+    one.generate(PROMPTS, LONG, listen=heard.append)
+    assert heard == list(one.stream(PROMPTS, LONG))
+
+
+def test_memory_is_the_model_once_and_each_adapter() -> None:
+    one = tiny.target()
+    sizes = swarm().nbytes
+    assert sizes["adapters"] == 4 * 5 * one.spec.numel()
+    assert sizes["model"] == 4 * sum(p.numel() for p in tiny.backbone().model.parameters())
+
+
+@pytest.mark.parametrize(
+    "prompts, sentence",
+    [
+        ({"cleric": "red"}, "no agent 'cleric' in this swarm; did you mean 'clerk'"),
+        ({"zzz": "red"}, "no agent 'zzz' in this swarm; it has auditor, clerk"),
+        ({}, "Nothing was asked"),
+        ({"clerk": []}, "Nothing was asked"),
+        ({"clerk": " "}, "A prompt is empty"),
+        ({"clerk": "red " * 34}, "A prompt of 34 tokens and an answer of 7 are longer than the 40 tokens"),
+    ],
+)
+def test_bad_prompts_are_refused(prompts: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        swarm().generate(prompts, LONG)
+
+
+def test_bad_swarms_and_settings_are_refused() -> None:
+    with pytest.raises(UserError, match="each with a name of its own"):
+        Swarm(tiny.backbone(), tiny.target(), ["a", "a"], tiny.adapters(2))
+    with pytest.raises(ValueError, match="does not fit 4 agents"):
+        Swarm(tiny.backbone(), tiny.target(), list("abcd"), tiny.adapters(5))
+    with pytest.raises(ValueError, match="another model object"):
+        Swarm(tiny.backbone(1), tiny.target(), AGENTS, tiny.adapters(5))
+    for options in ({"tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
+        with pytest.raises(UserError, match="Sampling needs"):
+            Sampling(**options)

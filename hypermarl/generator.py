@@ -27,6 +27,9 @@ from hypermarl.activations import ACTIVATIONS
 from hypermarl.errors import UserError
 from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec
 
+LARGE = 2**17
+"""Numbers in a generated matrix of all agents from which factors may be cheaper (measured, see docs/design.md)."""
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -114,7 +117,7 @@ class Generator(nn.Module):
                 made[""] = _each(flat, shape, len(members))
             else:
                 mine = features[self._headed.index(slot) if len(features) > 1 else 0]
-                if isinstance(head, LowRankHead) and self._in_factors(members[0], rows):
+                if isinstance(head, LowRankHead) and self._in_factors(members[0], head, cond, rows):
                     assert flat is not None
                     made[""] = _each(flat, shape, len(members))
                     made[LEFT], made[RIGHT] = head.factors(mine)
@@ -125,11 +128,14 @@ class Generator(nn.Module):
                     generated[weight.name + suffix] = tensor
         return {name: generated[name] for name in self._order if name in generated}
 
-    def _in_factors(self, weight: WeightSpec, rows: int | None) -> bool:
+    def _in_factors(self, weight: WeightSpec, head: LowRankHead, cond: Tensor | None, rows: int | None) -> bool:
         if not weight.factors or self.config.apply != "auto":
             return weight.factors and self.config.apply == "factored"
+        agents = self.cond_dim if cond is None else cond.shape[-2 if cond.is_floating_point() else -1]
+        networks = agents * head.left.weight.shape[:-2].numel()
         inputs, outputs = weight.shape
-        return rows is not None and 4 * rows * (inputs + outputs) < 3 * inputs * outputs  # measured, see docs/design.md
+        few = rows is not None and 4 * rows * (inputs + outputs) < 3 * inputs * outputs
+        return few and networks * weight.numel >= LARGE
 
     def _features(self, cond: Tensor | None) -> tuple[Tensor | None, ...]:
         """One `[*lead, N, W]` per trunk; without a trunk what was given."""

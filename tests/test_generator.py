@@ -236,13 +236,19 @@ def test_factors_of_many_tensors_in_a_slot_and_of_many_seeds() -> None:
     assert list(together)[:3] == ["m0", "m0#left", "m0#right"]
 
 
-def test_factors_are_left_where_few_rows_are_applied() -> None:
-    """Of 8 x 9 the crossover is at 3/4 * 72 / 17, so between 3 and 4 rows; unknown means many."""
-    generator = low_rank("auto")
-    for rows, factored in ((1, True), (3, True), (4, False), (1000, False), (None, False)):
-        assert ("big.weight#left" in generator(cond(), rows)) == factored
+def test_factors_are_left_where_few_rows_are_applied_to_many_numbers() -> None:
+    """Of 128 x 128 the crossover is at 48 rows, and eight networks are enough; unknown means many rows."""
+    spec = TargetSpec(tuple(linear_spec("big", 128, 128, 1.0) + linear_spec("small", 2, 9, 1.0)))
+    generator = low_rank("auto", spec)
+    for agents, rows, factored in ((8, 1, True), (8, 47, True), (8, 48, False), (8, None, False), (7, 1, False)):
+        assert ("big.weight#left" in generator(cond(agents), rows)) == factored, (agents, rows)
+    seeds = stacked([low_rank("auto", spec, seed) for seed in range(2)])
+    assert "big.weight#left" in seeds(torch.stack([cond(4)] * 2), 1), "seeds are networks too"
+    table = made(spec, dim=8, head="low_rank", rank=2)
+    assert "big.weight#left" in table(None, 1)
+    assert "big.weight#left" not in table(torch.arange(7), 1)
     assert "big.weight#left" in low_rank("factored")(cond(), 1000)
-    assert "big.weight#left" not in low_rank("whole")(cond(), 1)
+    assert "big.weight#left" not in low_rank("whole", spec)(cond(8), 1)
     ignorant = TargetSpec((WeightSpec("big.weight", (8, 9), "big", gain=1.0),))
     assert list(low_rank("factored", ignorant)(cond())) == ["big.weight"], "only targets that can get factors"
 

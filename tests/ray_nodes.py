@@ -23,7 +23,7 @@ import ray
 ray.init(log_to_driver=False, configure_logging=False, logging_level="critical")
 print(*(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]))
 """
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @dataclass

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .interface import Continuous, Discrete, EnvironmentFault, Group
 from .options import nearest
-from .vmas_flight import Flight
 from .vmas_together import together
 
 _OTHER_NUMBERS = r"\b(np|numpy)\.random\b|^\s*(import|from) random\b"
@@ -117,7 +116,7 @@ class Simulation:
         self._course = together(self.title, self.scenario, self.world) or _OneByOne(self, places)
         self._drives = {name: _Drive(self, [self.agents[i] for i in indices]) for name, indices in members.items()}
         self._noisy = [agent for agent in self.agents if agent.u_noise > 0 or (self.talks(agent) and agent.c_noise > 0)]
-        self.draws = bool(self._noisy) or not isinstance(self._course, Flight)  # random numbers, in a step
+        self.draws = bool(self._noisy) or isinstance(self._course, _OneByOne)  # random numbers, in a step
         self.can_draw = True  # until it is found that it cannot
 
     def _refuse_unused(self, kwargs: dict[str, Any], source: str, messages: list[str]) -> None:

@@ -121,7 +121,7 @@ def shown(table: Sequence[Row]) -> Table:
     return made
 
 
-_CAPTION = "IQM over seeds of the final evaluation; intervals resample seeds. frames/s with start and end of a cell."
+_CAPTION = "IQM over seeds of the final evaluation; intervals resample seeds. frames/s include start and evaluation."
 
 
 def _labels(cell: Cell, varied: Sequence[str]) -> tuple[str, str]:

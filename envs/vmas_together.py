@@ -57,10 +57,6 @@ class Dispersion(Flight):
         self.food = list(world.landmarks)
         self._reach = self.agents[0].shape.radius + self.food[0].shape.radius
 
-    def _meals(self) -> tuple[Tensor, Tensor]:
-        """Where the food is `[F, E, 2]`, and what was eaten `[F, E]`."""
-        return torch.stack([food.state.pos for food in self.food]), torch.stack([food.eaten for food in self.food])
-
     def conclude(self, reward: dict[str, Tensor], observation: dict[str, Tensor]) -> Tensor:
         place, meals = self.places(), self._meals()
         eaten = self._pay(reward["agents"], place, meals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from small import close, rng
 
@@ -55,6 +56,14 @@ def test_the_luck_of_a_row_is_its_own() -> None:
         sampling = Sampling(temperature=2.0, top_p=top_p)
         for seed in range(20):
             assert choose(logits, sampling, rng(seed))[2] == choose(other, sampling, rng(seed))[2]
+
+
+@pytest.mark.parametrize("luck", [0.0, 1.0])
+def test_the_ends_of_luck_draw_possible_tokens(luck: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.full(shape, luck))
+    logits = torch.tensor([[-math.inf, 0.0, 2.0, 0.0, -math.inf]])
+    for top_p in (1.0, 0.999):  # by number, and by share
+        assert 1 <= choose(logits, Sampling(temperature=1.0, top_p=top_p)).item() <= 3
 
 
 def test_impossible_tokens_are_never_drawn() -> None:

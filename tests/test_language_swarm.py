@@ -110,6 +110,21 @@ def test_gradients_reach_only_the_generator() -> None:
     assert {id(p) for p in actor.parameters()}.isdisjoint({id(p) for p in one.network.parameters()})
 
 
+def test_layers_are_taken_apart_once() -> None:
+    """Taken out one by one, each would fill a gradient of the size of all with zeros."""
+    one = tiny.target()
+    generator = Generator(one.spec, 4, config=GeneratorConfig(trunk=(6,)), rng=rng())
+    adapters = one.adapters(generator(torch.randn(5, 4)))
+    seen, ahead = set(), [adapter.right.grad_fn for adapter in adapters.values()]
+    while ahead:
+        if (node := ahead.pop()) is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    names = [node.name() for node in seen]
+    assert names.count("UnbindBackward0") == 2, "once for each slot of right factors"
+    assert not {"SelectBackward0", "IndexBackward0", "SliceBackward0"} & set(names)
+
+
 def test_an_agents_loss_reaches_its_own_adapter_alone() -> None:
     one = tiny.target()
     weights = {name: tensor.requires_grad_() for name, tensor in tiny.adapters(len(AGENTS)).items()}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypermarl.errors import UserError
 from hypermarl.language.backbone import Backbone
+from hypermarl.language.room import check_room, row_bytes
 from hypermarl.language.rows import Rows, Sampling, continuation
 from hypermarl.spec import Weights
 from hypermarl.targets.lora import Adapters, LoRATarget
@@ -72,9 +73,9 @@ class Swarm:
         told = _Told(self.backbone, owners)
         for tokens in self._tokens(prompts, texts, sampling or Sampling(), chat, rng):
             told.take(tokens)
-            for piece in told.news() if listen is not None else ():
-                assert listen is not None
-                listen(piece)
+            if listen is not None:
+                for piece in told.news():
+                    listen(piece)
         if listen is not None:
             for piece in told.news(end=True):
                 listen(piece)
@@ -129,6 +130,8 @@ class Swarm:
                 f"A prompt of {longest} tokens and an answer of {more} are longer than the {self.backbone.window} "
                 "tokens this model reads."
             )
+        most = max(len(rows) for rows in tokens)
+        check_room(self.backbone.device, len(tokens), most * row_bytes(self.backbone, longest + more))
         return Rows.of(tokens, self.backbone.padding, self.backbone.device)
 
     def _adapters(self, agents: Prompts) -> Adapters:

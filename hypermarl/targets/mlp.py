@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypermarl.activations import ACTIVATIONS, IN_PLACE
+from hypermarl.activations import ACTIVATIONS, QUICK
 from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec
 from hypermarl.targets.product import NARROW, product
 
@@ -120,7 +120,7 @@ def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: b
     outputs. Nothing is copied once per agent. Where all agents share every matrix, they join the batch: one plain
     matmul per seed.
     """
-    bend = IN_PLACE.get(activation, ACTIVATIONS[activation])
+    bend = QUICK.get(activation, ACTIVATIONS[activation])
     lead = layers[0].weight.shape[:-3]
     batch = inputs.shape[: inputs.ndim - 2 - len(lead)]
     seeds, rows, present = math.prod(lead), math.prod(batch), inputs.shape[-2]

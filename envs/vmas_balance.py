@@ -13,60 +13,36 @@ import torch
 from torch import Tensor
 
 from .vmas_contact import Push, Spheres
+from .vmas_flight import alike
 
 _SLACK = 2e-5  # how much farther from the floor than needed we look, so that rounding decides nothing
 
 
 def balances(world: Any) -> bool:
     """Whether agents, goal, package, line and floor are such as we know them."""
-    from vmas.simulator.core import Agent, Box, Landmark, Line, Sphere, World
+    from vmas.simulator.core import Box, Landmark, Line, Sphere, World
 
-    if [landmark.name for landmark in world.landmarks] != [
-        "goal",
-        "package",
-        "line",
-        "floor",
-    ]:
+    if [landmark.name for landmark in world.landmarks] != ["goal", "package", "line", "floor"]:
         return False
     goal, package, line, floor = world.landmarks
-    bodies, agents = [package, line, floor, *world.agents], world.agents
-    first = agents[0]
+    bodies = [package, line, floor, *world.agents]
+    fixed, moves, turns = (False, False), (True, False), (True, True)
     return (
         type(world) is World
         and not world._joints
-        and (
-            world._substeps,
-            world.dim_c,
-            world._linear_friction,
-            world._angular_friction,
-        )
-        == (1, 0, 0, 0)
-        and world.x_semidim is None
+        and world._linear_friction == world._angular_friction == world.dim_c == 0
+        and (world._substeps, world.x_semidim) == (1, None)
         and world.y_semidim is not None
         and all(type(each) is Landmark for each in world.landmarks)
         and [type(each.shape) for each in world.landmarks] == [Sphere, Sphere, Line, Box]
+        and [(each.movable, each.rotatable) for each in world.landmarks] == [fixed, moves, turns, fixed]
         and (floor.shape.length, floor.shape.width, floor.shape.hollow) == (10, 1, False)
         and not bool(floor.state.rot.any())
-        and [(each.movable, each.rotatable) for each in world.landmarks]
-        == [(False, False), (True, False), (True, True), (False, False)]
         and not goal.collide
         and all(each.collides(other) for each in bodies for other in bodies)
-        and all(
-            each.linear_friction is each.angular_friction is each.gravity is each.drag is None
-            and each.max_speed is each.v_range is None
-            for each in bodies
-        )
-        and all(
-            type(agent) is Agent
-            and type(agent.shape) is Sphere
-            and (agent.mass, agent.shape.radius) == (first.mass, first.shape.radius)
-            and agent.movable
-            and agent.action_script is None
-            and type(agent.dynamics).__name__ == "Holonomic"
-            and agent.max_f is agent.f_range is agent.max_t is agent.t_range is None
-            and not any(bool(turn.any()) for turn in (agent.state.rot, agent.state.ang_vel, agent.state.torque))
-            for agent in agents
-        )
+        and all(each.linear_friction is each.angular_friction is each.gravity is each.drag is None for each in bodies)
+        and all(each.max_speed is each.v_range is None for each in bodies)
+        and alike(world.agents)
     )
 
 

@@ -5,6 +5,7 @@ The formulas are those of VMAS 1.5, in its order: the numbers are the same bit f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,15 +14,31 @@ from torch import Tensor
 from .vmas_contact import Spheres
 
 
-def flies(world: Any) -> bool:
-    """Whether a step is nothing but drag, the agents' own force, walls, and collisions of any two agents, if at all.
+def alike(agents: Sequence[Any]) -> bool:
+    """Whether all are equal spheres, moved by drag, their own force and collisions at most, that never turn."""
+    from vmas.simulator.core import Agent, Sphere
 
-    And all agents are alike, and none of them ever turns.
-    """
-    from vmas.simulator.core import Agent, Landmark, Sphere, World
-
-    agents = world.agents
     first = agents[0]
+    return all(
+        type(agent) is Agent
+        and type(agent.shape) is Sphere
+        and (agent.mass, agent.drag, agent.shape.radius) == (first.mass, first.drag, first.shape.radius)
+        and agent.movable
+        and agent.action_script is None
+        and type(agent.dynamics).__name__ == "Holonomic"
+        and agent.linear_friction is agent.angular_friction is agent.gravity is None
+        and agent.max_speed is agent.v_range is agent.max_f is agent.f_range is None
+        and agent.max_t is agent.t_range is None
+        and not any(bool(turn.any()) for turn in (agent.state.rot, agent.state.ang_vel, agent.state.torque))
+        and all(agent.collides(other) == first.collide for other in agents)
+        for agent in agents
+    )
+
+
+def flies(world: Any) -> bool:
+    """Whether a step is nothing but agents that are alike, and walls; nothing else moves or collides."""
+    from vmas.simulator.core import Landmark, World
+
     return (
         type(world) is World
         and all(type(landmark) is Landmark for landmark in world.landmarks)
@@ -29,20 +46,7 @@ def flies(world: Any) -> bool:
         and not world._joints
         and not bool(world._gravity.any())
         and world._linear_friction == world._angular_friction == world.dim_c == 0
-        and all(
-            type(agent) is Agent
-            and type(agent.shape) is Sphere
-            and (agent.mass, agent.drag, agent.shape.radius) == (first.mass, first.drag, first.shape.radius)
-            and agent.movable
-            and agent.action_script is None
-            and type(agent.dynamics).__name__ == "Holonomic"
-            and agent.linear_friction is agent.angular_friction is agent.gravity is None
-            and agent.max_speed is agent.v_range is agent.max_f is agent.f_range is None
-            and agent.max_t is agent.t_range is None
-            and not any(bool(turn.any()) for turn in (agent.state.rot, agent.state.ang_vel, agent.state.torque))
-            and all(agent.collides(other) == first.collide for other in agents)
-            for agent in agents
-        )
+        and alike(world.agents)
     )
 
 

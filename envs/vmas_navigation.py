@@ -58,11 +58,7 @@ class _Lidar:
         ahead, beside = (near.away @ self._both).split(rays, dim=1)
         pair, ray = ((beside.abs() < self._wide) & (ahead > -self._slack)).nonzero().unbind(1)
         if pair.shape[0]:
-            eye, body, flat = (
-                near.one.index_select(0, pair),
-                near.other.index_select(0, pair),
-                place.view(-1, 2),
-            )
+            eye, body, flat = near.one.index_select(0, pair), near.other.index_select(0, pair), place.view(-1, 2)
             seen = self._meet(
                 *(rows.index_select(0, which) for rows, which in ((flat, eye), (flat, body), (self._rays, ray)))
             )
@@ -102,10 +98,7 @@ class Navigation(Flight):
         self._radius = self.agents[0].shape.radius
         self._lidar = _Lidar(world) if scenario.collisions else None
         if self._lidar is not None:
-            reach = max(
-                self._lidar.range + self._radius,
-                2 * self._radius + scenario.min_collision_distance,
-            )
+            reach = max(self._lidar.range + self._radius, 2 * self._radius + scenario.min_collision_distance)
             self._near = Near(torch.full((len(self.agents),) * 2, reach, device=world.device))
             fines = [torch.tensor(0.0, device=world.device)]
             for _ in self.agents[1:]:  # one by one, as VMAS adds them: a product may round differently

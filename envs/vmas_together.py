@@ -38,10 +38,7 @@ def together(title: str, scenario: Any, world: Any) -> Course | None:
     known: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Any], Course]]] = {
         "vmas/balance": (balances, Balance),
         "vmas/dispersion": (flies, Dispersion),
-        "vmas/navigation": (
-            lambda world: flies(world) and sees_alike(world),
-            Navigation,
-        ),
+        "vmas/navigation": (lambda world: flies(world) and sees_alike(world), Navigation),
     }
     if title not in known or not vmas.__version__.startswith("1.5."):
         return None
@@ -78,10 +75,7 @@ class Dispersion(Flight):
         on_food = torch.linalg.vector_norm(place.unsqueeze(1) - meals, dim=-1) < self._reach  # [N, F, E]
         guests, eaten = on_food.sum(dim=0), self._eaten()
         if self.scenario.share_reward:
-            share, eating = (
-                torch.ones_like(meals[..., 0]),
-                (guests > 0).expand_as(on_food),
-            )
+            share, eating = torch.ones_like(meals[..., 0]), (guests > 0).expand_as(on_food)
         else:
             share, eating = guests.reciprocal().nan_to_num(posinf=0, neginf=0), on_food
         portions = torch.where(eating & ~eaten, share, 0.0)

@@ -41,7 +41,11 @@ class Nodes:
         group.wait()
 
     def alive(self) -> list[str]:
-        done = subprocess.run([sys.executable, "-c", ALIVE], env=self.environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", ALIVE]
+        try:
+            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60.0)
+        except subprocess.TimeoutExpired:
+            return []
         return done.stdout.split()
 
 
@@ -67,19 +71,23 @@ def cluster() -> Iterator[Nodes]:
 
 
 def _start(nodes: Nodes, address: str, *options: str) -> None:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={address}", *options]
-    nodes.groups[address] = subprocess.Popen(
-        [*command, "--block", "--disable-usage-stats", f"--object-store-memory={80_000_000}"],
-        env={name: value for name, value in nodes.environment.items() if name != "RAY_ADDRESS"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    until = time.monotonic() + PATIENCE
-    while address not in nodes.alive():
-        assert nodes.groups[address].poll() is None, f"the Ray node {address} did not start"
-        assert time.monotonic() < until, f"the Ray node {address} is not there after {PATIENCE:.0f} seconds"
-        time.sleep(0.3)
+    """Start a node and wait for it; where a machine is busy Ray gives up early, so it may try again."""
+    for _ in range(3):
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={address}", *options]
+        nodes.groups[address] = subprocess.Popen(
+            [*command, "--block", "--disable-usage-stats", f"--object-store-memory={80_000_000}"],
+            env={name: value for name, value in nodes.environment.items() if name != "RAY_ADDRESS"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + PATIENCE
+        while nodes.groups[address].poll() is None and time.monotonic() < until:
+            if address in nodes.alive():
+                return
+            time.sleep(0.3)
+        nodes.kill(address)
+    raise AssertionError(f"the Ray node {address} cannot be started")
 
 
 def _free_port() -> int:

@@ -83,7 +83,7 @@ class Job:
         for each in self.ranks:
             each.start()
 
-    def wait(self, *ranks: int, seconds: float = 120.0) -> list[int | None]:
+    def wait(self, *ranks: int, seconds: float = 300.0) -> list[int | None]:
         """Exit codes of those ranks; none is left running."""
         waited = [self.ranks[rank] for rank in ranks or range(len(self.ranks))]
         for each in waited:
@@ -95,7 +95,7 @@ class Job:
         return codes
 
     def until_saved(self) -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while not list(self.folder.glob("one/checkpoints/0*")):
             assert all(each.exitcode is None for each in self.ranks), self.said
             assert time.monotonic() < until
@@ -316,13 +316,13 @@ def test_a_killed_rank_ends_the_job_and_the_run_goes_on_elsewhere(tmp_path: Path
     command = [*TORCHRUN, "--nproc-per-node=3", "-m", "hypermarl", "train", *words, "train.frames=10_000_000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not list(tmp_path.glob("one/checkpoints/0*")):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
         os.kill(pid_of(1, children(process.pid)), signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode != 0

@@ -147,6 +147,8 @@ def test_answers_are_those_of_the_library_agent_by_agent() -> None:
     lengths = {len(text.split()) for texts in answers.values() for text in texts}
     assert len(lengths) > 2 and 7 in lengths, "some rows end by themselves, others at the limit"
     assert swarm().generate({"cook": "cat"}, LONG) == {"cook": answers["cook"][1]}, "a text for a text"
+    backwards = {agent: PROMPTS[agent] for agent in reversed(AGENTS)}
+    assert swarm().generate(backwards, LONG) == answers
 
 
 def test_rows_end_at_stop_tokens_by_themselves() -> None:

@@ -52,9 +52,9 @@ def prompts(agents: int, vocabulary: int) -> Rows:
 
 
 def some_adapters(target: LoRATarget, agents: int) -> Weights:
-    """Of a size that changes what is written: both factors as usual at a start, B not zero."""
+    """Of a size that changes what is written."""
     rng = torch.Generator().manual_seed(1)
-    return {w.name: 0.02 * torch.randn(agents, *w.shape, generator=rng) for w in target.spec.weights}
+    return {w.name: 0.05 * torch.randn(agents, *w.shape, generator=rng) for w in target.spec.weights}
 
 
 def write(network: Callable[..., Any], rows: Rows) -> Tensor:

@@ -209,6 +209,24 @@ def test_a_low_rank_in_factors_is_the_same_policy(model: str, algorithm: str, ki
             close(squads[1].weights[name], tensor)
 
 
+@pytest.mark.parametrize("length", [0, 4], ids=["mlp", "gru"])
+def test_an_update_tells_the_generator_its_rows(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of each agent in the whole minibatch, since its weights are generated once for all of them."""
+    words = ("sharing=hyper_low_rank", *(("model=gru",) if length else ()))
+    one = policy(group(), *words)
+    told: list[int | None] = []
+    for actor in (one.actor, one.critic):
+        generate = actor.generator.forward
+
+        def spy(cond: Tensor | None, rows: int | None = None, generate: Any = generate) -> Any:
+            told.append(rows)
+            return generate(cond, rows)
+
+        monkeypatch.setattr(actor.generator, "forward", spy)
+    gradients(one, drawn(one, rows=12, length=length), config(*words).algorithm, micro=9 * max(1, length))
+    assert told == [12 * max(1, length)] * 2
+
+
 def alone(one: Policy, seed: int) -> Policy:
     """One seed's policy by itself."""
     plain = copy.deepcopy(one)

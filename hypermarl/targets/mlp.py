@@ -130,8 +130,8 @@ def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: b
     for i, each in enumerate(layers):
         # Views cost time in the backward pass too: none is made in vain. No result of a layer is one, so that it may
         # be bent in place.
-        if len(lead) != 1:  # all leading axes as one
-            each = Layer(*(None if t is None else t.reshape(seeds, *t.shape[len(lead) :]) for t in each))
+        if len(lead) != 1:
+            each = _merged(each, len(lead), seeds)
         if joined:
             x = _shared_layer(_shaped(x, seeds, rows * present), each, (rows, present))
             present = max(present, each.bias.shape[1])
@@ -145,6 +145,16 @@ def run_layers(layers: Sequence[Layer], inputs: Tensor, activation: str, last: b
     else:
         x = _shaped(x, seeds * agents, rows).transpose(0, 1)  # [B, S*N, A]
     return x.reshape(*batch, *lead, agents, x.shape[-1])
+
+
+def _merged(each: Layer, lead: int, seeds: int) -> Layer:
+    """All leading axes as one."""
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.reshape(seeds, *tensor.shape[lead:])
+
+    left, right = (None if t is None else flat(t) for t in (each.left, each.right))
+    return Layer(flat(each.weight), flat(each.bias), left, right)
 
 
 def _shaped(x: Tensor, *shape: int) -> Tensor:

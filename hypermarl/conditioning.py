@@ -15,7 +15,7 @@ from hypermarl.errors import UserError
 
 
 class OneHot(nn.Module):
-    """Agents told apart by number only: ids `[N]`, which a generator reads as rows of a table; None is all, in order."""
+    """Agents told apart by number only: ids `[N]`, read as rows of a table by the generator; None is all in order."""
 
     def __init__(self, agents: int) -> None:
         super().__init__()

@@ -28,4 +28,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     wanted = ((_MMAP_THRESHOLD, 32 * _MEGABYTE), (_TRIM_THRESHOLD, 1024 * _MEGABYTE), (_TOP_PAD, 64 * _MEGABYTE))
-    return all([mallopt(name, value) == 1 for name, value in wanted])
+    done = [mallopt(name, value) for name, value in wanted]  # all of them, whatever the first says
+    return all(done)

@@ -29,7 +29,7 @@ def test_bfloat16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch
     machine.check_precision("bf16", CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: False, "avx2": True})
     machine.check_precision("fp32", CPU)
-    with pytest.raises(UserError, match=r"train.precision=bf16 needs bfloat16 products, which the cpu here has not"):
+    with pytest.raises(UserError, match=r"train.precision=bf16 needs bfloat16 products, which this cpu has not"):
         Learner(config(*GAME, "train.precision=bf16"))
 
 

@@ -34,7 +34,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     else:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     if not fast:
-        raise UserError(f"train.precision=bf16 needs bfloat16 products, which the {device.type} here has not; use fp32.")
+        raise UserError(f"train.precision=bf16 needs bfloat16 products, which this {device.type} has not; use fp32.")
 
 
 def check_compiler(device: torch.device) -> None:
@@ -42,8 +42,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         compiled(_twice, device.type)(torch.ones(2, device=device))
     except Exception as error:  # whatever a compiler's absence raises, and that differs by system
-        reason = str(error).strip().splitlines()
-        raise UserError(f"train.compile=true needs a compiler: {reason[0] if reason else type(error).__name__}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"train.compile=true needs a compiler: {reason}") from error
 
 
 @cache

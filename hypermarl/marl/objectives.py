@@ -101,7 +101,7 @@ def prepare(
     chunk: int,
     ranks: Ranks = ALONE,
 ) -> dict[str, Samples]:
-    """Values of all steps in one critic pass (`chunk` steps of agents at a time), advantages, and rows to learn from."""
+    """Values of all steps in one critic pass (`chunk` steps of agents at a time), advantages, rows to learn from."""
     prepared = {}
     for name, policy in policies.items():
         batch = batches[name]
@@ -230,7 +230,7 @@ def normalise(advantage: Tensor, weight: Tensor | None, how: str, over: Moments 
 
 
 MOST_AGENTS = 128
-"""That a micro-batch counts: beyond, adding up all agents' gradients more often costs more than a cache that fits saves."""
+"""That a micro-batch counts: beyond, adding up all gradients more often costs more than a cache that fits saves."""
 
 TERMS = ("policy", "value", "entropy", "kl", "clip_fraction")
 

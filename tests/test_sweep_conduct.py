@@ -146,6 +146,36 @@ def test_a_cell_writes_down_how_it_ended(tmp_path: Path) -> None:
     assert runs["seed_1"]["absolute_metrics"] == outcome(cell).episodes[1].metrics()
 
 
+def test_a_cell_goes_on_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And begins anew where a kill left half a folder."""
+    calls: list[str] = []
+
+    class Recorder:
+        def __init__(self, config: Any) -> None:
+            calls.append(f"{config.train.folder}/{config.train.run}")
+
+        @classmethod
+        def resume(cls, path: Path) -> Recorder:
+            calls.append(f"resume {path}")
+            return cls.__new__(cls)
+
+        def run(self) -> None: ...
+
+    monkeypatch.setattr("hypermarl.marl.train.Experiment", Recorder)
+    folder = made(tmp_path / "s", *GAME)
+    (cell,) = folder.cells
+    path = folder.run(cell.name)
+    process.train(folder, cell)
+    path.mkdir()
+    (path / ".unfinished-config.json").touch()
+    process.train(folder, cell)
+    assert not path.exists()
+    path.mkdir()
+    (path / "config.json").touch()
+    process.train(folder, cell)
+    assert calls == [str(path), str(path), f"resume {path}"] and (path / "config.json").exists()
+
+
 def test_numbers_that_are_not_finite_are_a_failure_not_a_result(tmp_path: Path) -> None:
     folder = made(tmp_path / "s", *GAME)
     (cell,) = folder.cells

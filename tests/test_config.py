@@ -70,7 +70,7 @@ def test_every_preset_has_a_line_to_list(group: str) -> None:
 
 
 def test_the_presets_asked_for_exist() -> None:
-    assert set(settings.groups()) == {"env", "sharing", "algorithm", "model"}
+    assert set(settings.groups()) == {"env", "sharing", "algorithm", "model", "speed"}
     assert {
         "shared",
         "shared_id",
@@ -82,6 +82,8 @@ def test_the_presets_asked_for_exist() -> None:
     } <= set(settings.presets("sharing"))
     assert experiment(DISPERSION, "model=gru").model.recurrent
     assert experiment(DISPERSION, "algorithm=mappo").algorithm.centralised
+    fast = experiment("env=vmas/dispersion", "speed=fast", "train.steps=7")
+    assert (fast.train.precision, fast.model.activation, fast.train.steps) == ("bf16", "relu", 7)
 
 
 def test_dispersion_is_the_papers() -> None:

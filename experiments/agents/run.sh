@@ -4,7 +4,7 @@
 set -euo pipefail
 folder=${1:-runs/agents}
 export OMP_NUM_THREADS=1
-for seed in ${SEEDS:-0 1 2}; do
+for seed in ${SEEDS:-0 1}; do
   for sharing in ${SHARINGS:-hyper_mlp shared}; do
     python -m hypermarl train env=spread/bps_1 env.options.n_agents=1024 env.num_envs=4 sharing="$sharing" seed="$seed" \
       train.steps=64 train.frames="${FRAMES:-5120}" algorithm.lr=1e-3 algorithm.epochs=4 algorithm.minibatches=4 \

@@ -16,7 +16,7 @@ pytest.importorskip("vmas")
 import vmas
 from vmas.simulator.core import Box, Sphere
 
-from hypermarl.envs.vmas_balance import Balance
+from hypermarl.envs.vmas_balance import Balance, _Rod
 from hypermarl.envs.vmas_memory import Memory
 from hypermarl.envs.vmas_simulation import Simulation
 from hypermarl.envs.vmas_together import together
@@ -67,6 +67,16 @@ class Pair:
         assert torch.equal(self.ours.scenario.on_the_ground, self.theirs.scenario.on_the_ground)
         return done
 
+    def lie(self) -> Tensor:
+        """Where the line or the package lies on the floor, in both; bodies may be where no step lets them be."""
+        self.theirs.scenario.compute_on_the_ground()
+        world = self.ours.world
+        line, package = world.landmarks[2].state, world.landmarks[1].state
+        assert isinstance(self.ours._course, Balance)
+        down = self.ours._course._floor.reached(package.pos, _Rod(line.pos, line.rot))
+        assert torch.equal(down, self.theirs.scenario.on_the_ground)
+        return down
+
     def rest(self) -> Tensor:
         envs = self.ours.num_envs
         return self.step(torch.zeros(envs, len(self.ours.agents), 2))
@@ -99,7 +109,7 @@ def test_episodes_are_those_of_plain_vmas(
     assert torch.equal(observation["agents"], expected)
 
 
-HEIGHTS = torch.cat([torch.linspace(-0.4, 0.4, 41), torch.linspace(-3e-5, 3e-5, 61), torch.tensor([1e-7, -1e-7])])
+HEIGHTS = torch.cat([torch.linspace(-1.4, 0.4, 91), torch.linspace(-3e-5, 3e-5, 61), torch.tensor([1e-7, -1e-7])])
 SIDES = torch.tensor([0.0, 0.3, -2.9, 3.97, 4.03, -4.6, 4.9, 4.999, 5.0, -5.05, 5.3, 41.0])
 GRID = torch.cartesian_prod(SIDES, HEIGHTS)
 GRID = torch.cat([GRID, GRID[: -len(GRID) % 64]])
@@ -114,18 +124,22 @@ def test_a_line_anywhere_about_the_floor_is_held_and_ends_as_in_plain_vmas(slope
     pair.put("line", GRID + torch.tensor([0.0, TOP + THIN + lowest]), torch.full((len(GRID), 1), slope))
     for i, name in enumerate(("package", "agent_0", "agent_1", "agent_2")):
         pair.put(name, torch.tensor([[0.2 * i, 0.9]]).expand(len(GRID), 2))
+    assert pair.lie().any() and not pair.lie().all()
     ended = pair.rest()
     assert ended.any() and not ended.all()
     pair.rest()
 
 
+@pytest.mark.parametrize("amid", [True, False])  # all near the middle of the floor, where its top is nearest; or not
 @pytest.mark.parametrize("name", ["package", "agent_1"])
-def test_a_sphere_anywhere_about_the_floor_is_held_and_ends_as_in_plain_vmas(name: str) -> None:
-    pair = Pair({}, envs=len(GRID))
+def test_a_sphere_anywhere_about_the_floor_is_held_and_ends_as_in_plain_vmas(name: str, amid: bool) -> None:
+    grid = GRID[GRID[:, 0].abs() < 3][: 4 * 64] if amid else GRID
+    pair = Pair({}, envs=len(grid))
     radius = 0.05 if name == "package" else 0.03
     for i, other in enumerate(("line", "package", "agent_0", "agent_1", "agent_2")):
-        pair.put(other, torch.tensor([[0.9 * i - 2, 0.9]]).expand(len(GRID), 2))
-    pair.put(name, GRID + torch.tensor([0.0, TOP + THIN + radius]))
+        pair.put(other, torch.tensor([[0.9 * i - 2, 0.9]]).expand(len(grid), 2))
+    pair.put(name, grid + torch.tensor([0.0, TOP + THIN + radius]))
+    assert bool(pair.lie().any()) == (name == "package")
     ended = pair.rest()
     assert bool(ended.any()) == (name == "package") and not ended.all()
     pair.rest()

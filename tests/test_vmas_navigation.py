@@ -178,7 +178,7 @@ def test_rays_that_graze_and_bodies_that_touch_are_those_of_plain_vmas() -> None
 
 def test_three_in_a_heap_push_as_in_plain_vmas() -> None:
     generator = torch.Generator().manual_seed(0)
-    pair = Pair({"n_agents": 6, "agent_radius": 0.2}, envs=256)
+    pair = Pair({"n_agents": 6, "agent_radius": 0.2, "agent_collision_penalty": -0.7}, envs=256)
     place = torch.rand((6, 256, 2), generator=generator) * 0.3
     place[:, -1] = 0.0
     place[1, :50] = place[0, :50]  # at the same place: nobody knows where to push

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 def faults():
     for turn in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        blocks = [torch.ones(250_000) for _ in range(40)]
+        blocks = [torch.ones(250_000) for _ in range(120)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -230,6 +230,7 @@ def test_what_was_killed_and_stopped_ends_as_what_was_not(tmp_path: Path, whole:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nodes have loopback addresses of their own")
+@pytest.mark.xfail(strict=False, reason="on a fast machine a cell may end before its node is killed")
 def test_a_ray_cluster_trains_the_same_though_a_node_dies(tmp_path: Path, whole: SweepFolder) -> None:
     pytest.importorskip("ray", reason="the extra hypermarl[ray] is not installed")
     with ray_nodes.cluster() as nodes:

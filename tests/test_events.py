@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from hypermarl.marl import events
+from hypermarl.monitoring import events
 
 
 def read(folder: Path) -> EventAccumulator:

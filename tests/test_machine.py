@@ -1,4 +1,4 @@
-"""What `hypermarl.marl.machine` finds out about a machine, and training with what it offers."""
+"""What `hypermarl.machine` finds out about a machine, and training with what it offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from small import close, config
 
 from hypermarl.errors import UserError
-from hypermarl.marl import machine
+from hypermarl import machine
 from hypermarl.marl.learner import Learner
 
 GAME = ("env=games/specialisation", "env.num_envs=6", "train.steps=7", "algorithm.minibatches=2")

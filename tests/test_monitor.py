@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from hypermarl.errors import UserError
-from hypermarl.marl.monitor import KEPT_EMBEDDINGS, Monitor, flatten
+from hypermarl.monitoring.monitor import KEPT_EMBEDDINGS, Monitor, flatten
 
 AGENTS = ("walker", "runner", "agent_7")
 

@@ -21,7 +21,7 @@ from hypermarl.envs.interface import Group
 from hypermarl.marl import distributions, objectives
 from hypermarl.marl.objectives import TERMS, Samples
 from hypermarl.marl.policy import Policy
-from hypermarl.marl.progress import Clock
+from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector
 from hypermarl.marl.settings import AlgorithmConfig
 

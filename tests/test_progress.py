@@ -9,7 +9,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from hypermarl.marl.progress import Clock, Progress, duration, short
+from hypermarl.monitoring.progress import Clock, Progress, duration, short
 
 
 class Hands:

@@ -15,7 +15,7 @@ from hypermarl.envs import make
 from hypermarl.envs.interface import EnvironmentFault
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Policy
-from hypermarl.marl.progress import Clock
+from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector, Episodes
 
 E, S, T = 3, 2, 13

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypermarl.errors import UserError
-from hypermarl.marl.table import Table
+from hypermarl.monitoring.table import Table
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -24,7 +24,7 @@ from test_learner import Forgetful, Tampered, wrapped
 from hypermarl import runs
 from hypermarl.errors import UserError
 from hypermarl.marl.learner import Learner
-from hypermarl.marl.progress import Progress
+from hypermarl.monitoring.progress import Progress
 from hypermarl.marl.train import Experiment, Result
 from hypermarl.runs import RunFolder
 

@@ -21,7 +21,7 @@ from turns import wait
 from hypermarl import config as settings
 from hypermarl.envs import parse
 from hypermarl.marl.learner import Learner
-from hypermarl.marl.progress import Clock
+from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.settings import ExperimentConfig
 
 

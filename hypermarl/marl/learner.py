@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from hypermarl import envs
-from hypermarl.marl.machine import check_compiler, check_precision, compiled, torch_device
+from hypermarl.machine import check_compiler, check_precision, compiled, torch_device
 from hypermarl.marl.objectives import OBJECTIVES, TERMS, Samples, accumulate, moments_over, prepare
 from hypermarl.marl.policy import Policy, build_policies
-from hypermarl.marl.progress import Clock
+from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.ranks import ALONE, Ranks
 from hypermarl.marl.rollout import Batch, Collector, Episodes
 from hypermarl.marl.saved import restore

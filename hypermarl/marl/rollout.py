@@ -16,7 +16,7 @@ from torch import Tensor
 from hypermarl.envs.interface import EnvironmentFault, Step, VectorEnv, View
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Memory, Policy
-from hypermarl.marl.progress import Clock
+from hypermarl.monitoring.progress import Clock
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hypermarl.errors import UserError
-from hypermarl.generator import GeneratorConfig
+from hypermarl.sharing import SharingConfig
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,6 @@ class EnvConfig:
     max_steps: int | None = None
     workers: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SharingConfig:
-    """How agents share parameters: a setting of the one generator."""
-
-    name: str
-    conditioning: Literal["none", "one_hot", "table", "features"] = "table"
-    embedding: int = 4
-    features: tuple[tuple[float, ...], ...] = ()  # one row per agent, for conditioning "features"
-    id_in_observation: bool = False
-    share_embedding: bool = True  # actor and critic read one table
-    share_log_std: bool = True  # one log standard deviation for all agents of a group
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-
-    def __post_init__(self) -> None:
-        if self.generator.head == "chunked" and self.conditioning == "one_hot" and not self.generator.trunk:
-            raise UserError("sharing.generator.head=chunked needs features: give it a trunk, or another conditioning.")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hypermarl.errors import UserError
-from hypermarl.marl.progress import duration
+from hypermarl.monitoring.progress import duration
 from hypermarl.sweep import conduct, results
 from hypermarl.sweep.display import Display
 from hypermarl.sweep.folder import Cell, Record, SweepFolder, default_path

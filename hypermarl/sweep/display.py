@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hypermarl.marl.progress import duration, short
+from hypermarl.monitoring.progress import duration, short
 from hypermarl.sweep.folder import Cell, Record, State, SweepFolder
 
 STYLES: dict[State, str] = {

@@ -216,7 +216,7 @@ def check(made: Sequence[Plan]) -> None:
 
 def check_devices(made: Sequence[Plan]) -> None:
     """Devices that this machine lacks."""
-    from hypermarl.marl.machine import torch_device
+    from hypermarl.machine import torch_device
 
     for plan in {each.config.device: each for each in made}.values():
         try:

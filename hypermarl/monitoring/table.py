@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hypermarl.errors import UserError
-from hypermarl.marl.events import write_all
+from hypermarl.monitoring.events import write_all
 from hypermarl.runs import write_atomically
 
 

@@ -47,8 +47,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from hypermarl.errors import UserError
-from hypermarl.marl import events
-from hypermarl.marl.table import Table
+from hypermarl.monitoring import events
+from hypermarl.monitoring.table import Table
 from hypermarl.runs import write_atomically
 
 METRICS = "metrics.csv"

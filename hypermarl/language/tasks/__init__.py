@@ -1,0 +1,31 @@
+"""The tasks there are, by name; a module is imported when its task is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from hypermarl.errors import UserError
+from hypermarl.language.task import Task
+
+# name -> the module whose function `make(**options)` returns the task
+TASKS: dict[str, str] = {
+    "roles": ".roles",
+    "conditional": ".conditional",
+    "documents": ".documents",
+}
+
+
+def make_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """The task called `name`; its options go to it unchanged."""
+    if name not in TASKS:
+        close = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
+        raise UserError(f"There is no task {name!r}; did you mean {close[0]!r}?")
+    module = import_module(TASKS[name], __name__)
+    try:
+        task: Task = module.make(**(options or {}))
+    except TypeError as error:
+        raise UserError(f"task {name}: {error}") from None
+    return task

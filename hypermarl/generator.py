@@ -45,6 +45,7 @@ class GeneratorConfig:
     rank: int = 4
     apply: Literal["auto", "whole", "factored"] = "auto"  # low rank: multiplied out, in factors, or what is cheaper
     chunk: int = 512
+    vectors: Literal["headed", "shared"] = "headed"  # shared: only matrices are each agent's own, as with a LoRA
     base: bool = True
     start: Literal["equal", "distinct"] = "equal"  # distinct: a head solved so that each agent has its own exact draw
 
@@ -53,6 +54,8 @@ class GeneratorConfig:
             raise UserError("A generator with neither head nor base generates nothing: set head or base.")
         if self.start == "distinct" and self.head != "full":
             raise UserError(f"start=distinct is solved for head=full only, not for head={self.head}.")
+        if self.vectors == "shared" and not self.base:
+            raise UserError("Vectors that all agents share are of the base: set base=true, or vectors=headed.")
         if not self.base and self.start != "distinct":
             raise UserError("A generator without a base must start distinct: a zero head would generate zeros.")
         if self.apply == "factored" and self.head != "low_rank":
@@ -77,7 +80,12 @@ class Generator(nn.Module):
         self._slots = slots
         self._keys = {slot: _key(slot) for slot in slots}
         self._order = [weight.name + suffix for weight in spec.weights for suffix in ("", LEFT, RIGHT)]
-        self._headed = tuple(slot for slot, (first, *_) in slots.items() if config.head != "none" and not first.shared)
+        axes = 2 if config.vectors == "shared" else 1  # of what agents may differ in, at least
+        self._headed = tuple(
+            slot
+            for slot, (first, *_) in slots.items()
+            if config.head != "none" and not first.shared and len(first.shape) >= axes
+        )
         trunks = (len(self._headed) if config.trunk_per == "slot" else 1) if config.trunk else 0
         self.trunk = nn.ParameterList()
         self.trunk_bias = nn.ParameterList()

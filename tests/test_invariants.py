@@ -308,7 +308,9 @@ def test_what_one_agent_learns_reaches_the_others_unless_they_are_independent(sh
             if parameter.grad is not None:
                 parameter -= 0.1 * parameter.grad
     moved = [
-        (one.actor.weights()[k] - w)[0].flatten(1).norm(dim=1) for k, w in before.items() if k.startswith("layers")
+        (one.actor.weights()[k] - w)[0].flatten(1).norm(dim=1).expand(3)
+        for k, w in before.items()
+        if k.startswith("layers")
     ]
     size = torch.stack(moved).sum(0)
     assert size[1] > 1e-4

@@ -109,6 +109,8 @@ def _module(kind: str, name: str) -> ModuleType:
 
 
 def _check_kind(kind: str, text: str) -> None:
+    if kind in ("words", "textarena"):  # texts, not tensors: see `words.make_text`
+        raise EnvironmentFault(f"Environment {text!r} is played in words: train it by `hypermarl swarm train`.")
     if kind not in ENVS:
         raise EnvironmentFault(f"Environment {text!r} is of an unknown kind {kind!r}; {nearest(kind, ENVS)}")
 

@@ -1,0 +1,141 @@
+"""Policies with a condition: one word for things of a category, another for all else.
+
+Which two words a policy names is easily read; which of them its condition selects takes binding, which pooled text
+codes blur. Roles are all combinations of a category and an ordered pair of action words. A third of the combinations
+is never trained, though its category and its pair are, each with others.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from hypermarl.errors import UserError
+from hypermarl.language.task import Example, Part, Role, Task
+
+# one token each, with a space before and without, and in no wording below
+ACTIONS = ("keep", "drop", "open", "close", "send", "hold", "buy", "sell", "push", "pull", "wait", "move")
+
+# Nothing here is in two categories, as people use the words; most are single tokens of usual vocabularies.
+MEMBERS: dict[str, str] = {
+    "fruit": "apple banana cherry grape lemon mango peach pear plum strawberry pineapple papaya watermelon fig",
+    "bird": "eagle sparrow owl crow parrot pigeon hawk penguin duck goose falcon chicken swan ostrich",
+    "metal": "iron copper gold silver zinc aluminium nickel titanium steel bronze brass platinum tungsten chromium",
+    "country": "France Germany Japan Brazil Canada India China Egypt Spain Italy Mexico Kenya Norway Sweden",
+    "vehicle": "car truck bus train bicycle motorcycle boat ship airplane helicopter tractor van taxi ferry",
+    "garment": "shirt dress jacket coat hat skirt glove sock trousers jeans pants vest sweater scarf",
+    "drink": "coffee tea milk juice beer wine water lemonade soda whiskey cocoa rum cider vodka",
+    "insect": "ant bee beetle butterfly mosquito moth wasp termite cockroach flea locust grasshopper ladybug dragonfly",
+    "vegetable": "carrot onion potato cabbage spinach broccoli lettuce celery garlic cucumber kale cauliflower "
+    "asparagus pea",
+    "mammal": "dog cat horse tiger lion elephant rabbit wolf monkey sheep goat deer fox cow",
+    "fish": "salmon tuna trout cod shark herring carp mackerel eel catfish goldfish perch sardine haddock",
+    "tree": "oak pine maple birch willow cedar elm spruce cypress fir eucalyptus poplar redwood aspen",
+    "colour": "red blue green yellow purple pink brown black white grey scarlet turquoise indigo crimson",
+    "city": "London Paris Tokyo Berlin Rome Madrid Chicago Boston Moscow Dublin Vienna Cairo Toronto Sydney",
+    "sport": "football tennis basketball baseball golf hockey soccer rugby swimming boxing volleyball cycling skiing "
+    "wrestling",
+}
+PLURALS = {"fish": "fish", "country": "countries", "city": "cities"}  # of the others, with an s
+
+HELD_OUT = 4  # words of every category that only tests ask for
+OF_THREE = 3  # one of so many combinations is never trained
+
+# {one} "a fruit", {kind} "fruit", {many} "fruits", {Many} "Fruits"; {a} if it is one, {b} if not. Several put b first.
+WORDINGS = (
+    "If the thing is {one}, say {a}; otherwise say {b}.",
+    "Say {b} unless it is {one}; in that case say {a}.",
+    "Answer {a} for every {kind} and {b} for all else.",
+    "{Many} get the word {a}. Anything else gets the word {b}.",
+    "Your usual reply is {b}. Only when you are shown {one} do you reply {a}.",
+    "Is it {one}? Yes: {a}. No: {b}.",
+    "When what you read does not name {one}, write {b}; when it does, write {a}.",
+    "You sort words into two boxes. {Many} belong in the box {a}, the rest in the box {b}.",
+    "Rule: {kind} -> {a}, not {kind} -> {b}",
+    "Respond with {a} whenever somebody mentions {one}, and with {b} in every other case.",
+    "You know two words, {b} and {a}: the latter is for {many}, the former for things of any other sort.",
+    "I want to hear {a} from you about {many}. About other things I want to hear {b}.",
+    "Things other than {many} are to be answered with {b}, {many} themselves with {a}.",
+    "In general you say {b}, but {many} are the exception and need {a}.",
+)
+UNSEEN = (
+    "Check whether the word stands for {one} and reply {a} if so, {b} if not.",
+    "The answer to all objects is {b}, except that it is {a} for {many}.",
+    "The word {a} marks {many}; the word {b} marks whatever falls outside that group.",
+    "Told of something that isn't {one}? Then {b}. Told of {one}? Then {a}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Say `then` of members of `category`, `other` of members of any other."""
+
+    category: str
+    then: str
+    other: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.category}/{self.then}/{self.other}"
+
+    def role(self, part: Part) -> Role:
+        many = PLURALS.get(self.category, f"{self.category}s")
+        words = {
+            "kind": self.category,
+            "one": f"{'an' if self.category[0] in 'aeiou' else 'a'} {self.category}",
+            "many": many,
+            "Many": many.capitalize(),
+            "a": self.then,
+            "b": self.other,
+        }
+        said, unseen = (tuple(text.format(**words) for text in texts) for texts in (WORDINGS, UNSEEN))
+        return Role(self.name, self.category, said, unseen, part)
+
+
+def make(categories: int = 15, pairs: int = 30, seed: int = 0) -> Task:
+    """`categories * pairs` policies, a third of them never trained; fewer of either make a smaller task.
+
+    Pairs come in both orders, over `pairs / 2` action words but 12 at most, so that every word has at least two
+    partners on either side. `seed` chooses which combinations are never trained and which words are kept for tests.
+    A role's family is its category.
+    """
+    most = len(ACTIONS) * (len(ACTIONS) - 1)
+    if not 2 <= categories <= len(MEMBERS):
+        raise UserError(f"The task conditional has 2 to {len(MEMBERS)} categories, not {categories}.")
+    if not 6 <= pairs <= most:
+        raise UserError(f"The task conditional has 6 to {most} pairs of words, not {pairs}.")
+    rng = random.Random(f"conditional {seed}")
+    members = {name: MEMBERS[name].split() for name in list(MEMBERS)[:categories]}
+    for words in members.values():
+        rng.shuffle(words)
+    asked = {name: (words[HELD_OUT:], words[:HELD_OUT]) for name, words in members.items()}
+    policies = _combinations(list(members), word_pairs(pairs), rng)
+    named = {policy.name: policy for policy in policies}
+
+    def draw(role: Role, rng: random.Random, test: bool) -> Example:
+        policy = named[role.name]
+        member = rng.random() < 0.5
+        category = policy.category if member else rng.choice([name for name in asked if name != policy.category])
+        word = rng.choice(asked[category][test])
+        return Example(word, policy.then if member else policy.other, (policy.then, policy.other))
+
+    return Task("conditional", tuple(policy.role(part) for policy, part in policies.items()), draw)
+
+
+def word_pairs(count: int) -> list[tuple[str, str]]:
+    """Ordered pairs of action words, each followed by its reverse: neighbours in a ring, then those farther apart."""
+    words = ACTIONS[: (count + 1) // 2]
+    size = len(words)
+    near = [(i, (i + step) % size) for step in range(1, size // 2 + 1) for i in range(size)]
+    once = {frozenset(pair): pair for pair in near}.values()  # opposite in the ring, a pair was found from either side
+    return [pair for i, j in once for pair in ((words[i], words[j]), (words[j], words[i]))][:count]
+
+
+def _combinations(categories: list[str], pairs: list[tuple[str, str]], rng: random.Random) -> dict[Policy, Part]:
+    """Every category and every pair is left out equally often: a Latin square in a random order."""
+    rows, columns = rng.sample(range(len(categories)), len(categories)), rng.sample(range(len(pairs)), len(pairs))
+    return {
+        Policy(category, *pair): "trained" if (row + column) % OF_THREE else "recombined"
+        for category, row in zip(categories, rows, strict=True)
+        for pair, column in zip(pairs, columns, strict=True)
+    }

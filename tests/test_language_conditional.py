@@ -1,0 +1,143 @@
+"""Policies with a condition: what is asked, what is kept for tests, and that every wording says the same."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from hypermarl.errors import UserError
+from hypermarl.language.task import Role, Task
+from hypermarl.language.tasks import make_task
+from hypermarl.language.tasks.conditional import ACTIONS, HELD_OUT, MEMBERS, UNSEEN, WORDINGS, word_pairs
+
+SIZES = [{}, {"categories": 8, "pairs": 12}, {"categories": 2, "pairs": 7}, {"seed": 1}]
+LOOKUP = {word: category for category, words in MEMBERS.items() for word in words.split()}
+
+
+def task(**options: Any) -> Task:
+    return make_task("conditional", options)
+
+
+def parts(role: Role) -> tuple[str, str, str]:
+    category, then, other = role.name.split("/")
+    return category, then, other
+
+
+def test_members_and_action_words_are_told_apart() -> None:
+    assert len(MEMBERS) == 15 and all(len(words.split()) == 14 for words in MEMBERS.values())
+    assert len(LOOKUP) == 15 * 14, "no word in two categories"
+    assert not (set(LOOKUP) | set(MEMBERS)) & set(ACTIONS) and len(set(ACTIONS)) == 12
+    said = set(re.findall("[a-z]+", " ".join(WORDINGS + UNSEEN).lower()))
+    assert not said & set(ACTIONS), "an action word in a wording would name a second answer"
+
+
+def test_two_thirds_of_the_combinations_are_trained() -> None:
+    one = task()
+    assert (len(one.of("trained")), len(one.of("recombined")), len(one.roles)) == (300, 150, 450)
+    small = task(categories=8, pairs=12)
+    assert (len(small.of("trained")), len(small.of("recombined"))) == (64, 32)
+    assert len({word for role in small.roles for word in parts(role)[1:]}) == 6
+
+
+@pytest.mark.parametrize("options", SIZES)
+def test_what_a_recombined_role_is_made_of_was_trained(options: dict[str, int]) -> None:
+    one = task(**options)
+    trained, recombined = one.of("trained"), one.of("recombined")
+    assert recombined and not {role.name for role in trained} & {role.name for role in recombined}
+    for part in (lambda role: parts(role)[0], lambda role: parts(role)[1:]):
+        assert {part(role) for role in recombined} <= {part(role) for role in trained}
+    if len(one.roles) > 20:  # no category and no pair is trained much less than another
+        for part in (lambda role: parts(role)[0], lambda role: parts(role)[1:]):
+            counts = Counter(part(role) for role in trained).values()
+            assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 30, 71, 132])
+def test_pairs_come_in_both_orders_and_words_have_several_partners(count: int) -> None:
+    pairs = word_pairs(count)
+    assert len(pairs) == len(set(pairs)) == count and all(a != b for a, b in pairs)
+    alone = [pair for pair in pairs if pair[::-1] not in pairs]
+    assert len(alone) == count % 2
+    for side in (0, 1):
+        partners = Counter(pair[side] for pair in pairs)
+        assert min(partners.values()) >= 2 - count % 2 and len(partners) == min(12, (count + 1) // 2)
+
+
+def test_every_wording_tells_both_words_and_the_category() -> None:
+    for role in task().roles:
+        category, then, other = parts(role)
+        assert len(set(role.wordings)) == 14 and len(set(role.unseen)) == 4
+        for text in role.wordings + role.unseen:
+            words = re.findall("[a-z]+", text.lower())
+            assert set(words) & set(ACTIONS) == {then, other}
+            stem = {"country": "countr", "city": "cit"}.get(category, category)
+            assert any(word.startswith(stem) for word in words), text
+            assert "{" not in text and not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
+    first = [text.index("{b}") < text.index("{a}") for text in WORDINGS]
+    assert 5 <= sum(first) <= 9 and 1 <= sum(text.index("{b}") < text.index("{a}") for text in UNSEEN) <= 3
+
+
+def test_order_of_words_tells_nothing_and_reversed_policies_differ() -> None:
+    roles = {role.name: role for role in task().roles}
+    one, reverse = roles["bird/keep/drop"], roles["bird/drop/keep"]
+    assert not set(one.wordings + one.unseen) & set(reverse.wordings + reverse.unseen)
+
+
+@pytest.mark.parametrize("options", SIZES)
+def test_answers_follow_the_category_and_draws_are_balanced(options: dict[str, int]) -> None:
+    one, rng = task(**options), random.Random(1)
+    inside, names = 0, {parts(role)[0] for role in one.roles}
+    for number in range(2000):
+        role = rng.choice(one.roles)
+        category, then, other = parts(role)
+        example = one.draw(role, rng, number % 2 == 0)
+        assert LOOKUP[example.prompt] in names
+        assert example.answer == (then if LOOKUP[example.prompt] == category else other)
+        assert example.choices == (then, other)
+        inside += example.answer == then
+    assert 900 < inside < 1100
+
+
+def test_words_of_tests_are_never_drawn_in_training() -> None:
+    one, rng = task(), random.Random(2)
+    drawn = [{one.draw(role, rng, test).prompt for role in one.roles for _ in range(20)} for test in (False, True)]
+    assert not drawn[0] & drawn[1] and drawn[0] | drawn[1] == set(LOOKUP)
+    assert set(Counter(LOOKUP[word] for word in drawn[1]).values()) == {HELD_OUT}
+
+
+def test_a_seed_decides_all() -> None:
+    def shown(seed: int) -> list[Any]:
+        one, rng = task(seed=seed), random.Random(5)
+        return [(role, one.draw(role, rng, True)) for role in one.roles]
+
+    assert shown(3) == shown(3) != shown(4)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"categories": 16}, "2 to 15 categories, not 16"),
+        ({"categories": 1}, "2 to 15 categories, not 1"),
+        ({"pairs": 5}, "6 to 132 pairs of words, not 5"),
+        ({"pairs": 133}, "6 to 132 pairs of words, not 133"),
+        ({"pears": 12}, "unexpected keyword argument 'pears'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        task(**options)
+
+
+@pytest.mark.slow
+def test_action_words_are_single_tokens_of_the_real_model() -> None:
+    from hypermarl.language.backbone import load_backbone
+
+    tokenizer = load_backbone().tokenizer
+    tokens = {word: tokenizer(before + word)["input_ids"] for word in ACTIONS for before in ("", " ")}
+    assert all(len(ids) == 1 for ids in tokens.values()) and len({ids[0] for ids in tokens.values()}) == 12
+    single = [word for word in LOOKUP if len(tokenizer(" " + word)["input_ids"]) == 1]
+    assert len(single) > 0.9 * len(LOOKUP)

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hypermarl.conditioning import Conditioner
 from hypermarl.generator import Generator
 from hypermarl.spec import TargetSpec, Weights
 
@@ -29,15 +28,16 @@ class GeneratedActor(nn.Module):
     Inputs `[*batch, *lead, N, D]`, outputs `[*batch, *lead, N, A]` for the targets of control agents.
     """
 
-    def __init__(self, conditioner: Conditioner, generator: Generator, target: Target) -> None:
+    def __init__(self, conditioner: nn.Module, generator: Generator, target: Target) -> None:
         super().__init__()
         self.conditioner = conditioner
         self.generator = generator
         self.target = target
         self._given: Weights | None = None
 
-    def weights(self, who: Tensor | None = None, rows: int | None = None) -> Weights:
-        """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]` or features `[N, f]`.
+    def weights(self, who: Any = None, rows: int | None = None) -> Weights:
+        """Generate, with gradient, the weights of the training agents, or of `who`: ids `[N]`, features `[N, f]`, or
+        whatever else the conditioner reads.
 
         Matrices may come in factors (see `spec.Weights`), by default only where they will be applied to few `rows`.
         """

@@ -89,6 +89,38 @@ class Features(nn.Module):
         return (rows - self.mean.unsqueeze(-2)) / self.scale.unsqueeze(-2)
 
 
+class Described(nn.Module):
+    """Encoded descriptions `[N, f]`, centred over those known at the start, mapped to `[N, d]`; all of it is trained.
+
+    With `ids`, every known agent adds an embedding of its own, which starts at zero: by name and by description. An
+    agent that was not there in training is known by its description alone: `conditioner(encoded)`.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: Tensor, dim: int, rng: torch.Generator, *, ids: bool = False) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("rows", rows.float())
+        centred = len(rows) > 1
+        self.register_buffer("mean", rows.mean(0) if centred else torch.zeros_like(rows[0]))
+        spread = (rows - self.mean).square().mean().sqrt()
+        self.register_buffer("scale", torch.where(spread > 0, spread, torch.ones_like(spread)))
+        self.map = nn.Parameter(torch.randn(rows.shape[-1], dim, generator=rng) / math.sqrt(rows.shape[-1]))
+        self.own = nn.Parameter(torch.zeros(len(rows), dim)) if ids else None
+
+    def forward(self, who: Tensor | None = None) -> Tensor:
+        """Of known agents by number `[N]` (None: all of them), or of whoever is described so, `[N, f]`."""
+        known = who is None or not who.is_floating_point()
+        rows = self.rows if who is None else self.rows[who] if known else who.to(self.rows)
+        code = (rows - self.mean) / self.scale @ self.map
+        if self.own is None or not known:
+            return code
+        return code + (self.own if who is None else self.own[who])
+
+
 Conditioner = OneHot | Nobody | AgentTable | Features
 
 
@@ -104,4 +136,6 @@ def make_conditioner(
         if len(features) != agents:
             raise UserError(f"sharing.features has {len(features)} rows for {agents} agents.")
         return Features(features)
+    if kind != "table":
+        raise UserError(f"sharing.conditioning={kind} reads words, which control agents have none of.")
     return AgentTable(agents, dim, rng)

@@ -17,6 +17,7 @@ Letters: `N` agents, `d` conditioning, `W` features, `K` tensors in a slot, `T` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +42,9 @@ class GeneratorConfig:
     activation: Literal["relu", "tanh", "silu", "elu", "gelu"] = "tanh"
     normalise: bool = False  # features to root mean square 1
     scale: float = 1.0  # of the features: how far one optimiser step moves what is generated
-    head: Literal["none", "full", "low_rank", "chunked"] = "full"
-    rank: int = 4
+    mixer: tuple[int, ...] = ()  # hidden widths of residual blocks after the places: each tensor of a slot its own way
+    head: Literal["none", "full", "low_rank", "chunked", "modulated"] = "full"
+    rank: int = 4  # of low_rank and modulated heads
     apply: Literal["auto", "whole", "factored"] = "auto"  # low rank: multiplied out, in factors, or what is cheaper
     chunk: int = 512
     vectors: Literal["headed", "shared"] = "headed"  # shared: only matrices are each agent's own, as with a LoRA
@@ -60,7 +62,9 @@ class GeneratorConfig:
             raise UserError("A generator without a base must start distinct: a zero head would generate zeros.")
         if self.apply == "factored" and self.head != "low_rank":
             raise UserError(f"apply=factored is for head=low_rank; head={self.head} has no factors.")
-        if min((self.rank, self.chunk, *self.trunk)) < 1:
+        if self.mixer and (not self.trunk or self.head != "full"):
+            raise UserError("A mixer stands between a trunk and full heads: give a trunk, and head=full.")
+        if min((self.rank, self.chunk, *self.trunk, *self.mixer)) < 1:
             raise UserError("Generator widths, rank and chunk must be at least 1.")
 
 
@@ -96,6 +100,7 @@ class Generator(nn.Module):
                 self.trunk_bias.append(nn.Parameter(torch.zeros(trunks, out)))
             width = out
         self.width = width
+        self.mixer = Mixer(width, config.mixer, rng) if config.mixer and self._headed else None
         self.heads = nn.ModuleDict()
         for slot in self._headed:
             first = slots[slot][0]
@@ -130,7 +135,7 @@ class Generator(nn.Module):
                     made[""] = _each(flat, shape, len(members))
                     made[LEFT], made[RIGHT] = head.factors(mine)
                 else:
-                    made[""] = head(mine, flat)
+                    made[""] = head(mine, flat) if self.mixer is None else head(mine, flat, self.mixer)
             for suffix, tensors in made.items():
                 for weight, tensor in zip(members, tensors, strict=True):
                     generated[weight.name + suffix] = tensor
@@ -208,11 +213,15 @@ class FullHead(nn.Module):
         self.places = nn.Parameter(_normal((count, width), 1.0, rng)) if placed and count > 1 else None
         self.weight = nn.Parameter(torch.zeros(width, weight.numel * (1 if placed else count)))
 
-    def forward(self, features: Tensor | None, base: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Tensor | None, base: Tensor | None = None, mixer: Mixer | None = None
+    ) -> tuple[Tensor, ...]:
         """Plus `base [*lead, 1, K*numel]`. Without features: every row of the table, in order, and no copy."""
         if features is not None and features.is_floating_point():
-            if self.places is not None:
-                placed = (self._placed(features) @ self.weight.unsqueeze(-3)).flatten(-2)
+            if self.places is not None or mixer is not None:
+                mixed = features.unsqueeze(-2) if self.places is None else self._placed(features)
+                mixed = mixed if mixer is None else mixer(mixed)
+                placed = (mixed @ self.weight.unsqueeze(-3)).flatten(-2)
                 flat = placed if base is None else placed + base
             else:
                 flat = _affine(features, self.weight, base)
@@ -242,6 +251,51 @@ class FullHead(nn.Module):
                 f"{rows.shape[1]} features of rank below that; widen the trunk or embedding, or use start=equal."
             )
         self.weight.copy_((torch.linalg.pinv(rows) @ values.double()).to(self.weight.dtype))
+
+
+class Mixer(nn.Module):
+    """Residual blocks over features and places together: `[*lead, N, K, W]` -> the same, root mean square 1.
+
+    What agents differ by then differs from tensor to tensor of a slot, as in the trunk of Text-to-LoRA
+    (arXiv 2506.06105, section 3).
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], rng: torch.Generator) -> None:
+        super().__init__()
+        self.up = nn.ParameterList(nn.Parameter(_normal((width, h), 1.0 / math.sqrt(width), rng)) for h in hidden)
+        self.down = nn.ParameterList(nn.Parameter(_normal((h, width), 0.5 / math.sqrt(h), rng)) for h in hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + nn.functional.silu(_level(x) @ up.unsqueeze(-3)) @ down.unsqueeze(-3)
+        return _level(x)
+
+
+class ModulatedHead(nn.Module):
+    """`[*lead, N, W]` -> K matrices `[*lead, N, in, out]`: learned factors that agents share, mixed by what is made.
+
+    Of a matrix `[in, out]` with `in < out` it generates `[in, r]`, to be multiplied by a factor `[r, out]` of the
+    tensor's own (the other way round where `out` is smaller): many times fewer parameters than a head for the whole.
+    """
+
+    def __init__(
+        self, weight: WeightSpec, count: int, width: int, rank: int, placed: bool, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        self.shape = weight.shape
+        self.count = count
+        self.wide = rows <= columns
+        mix = (rows, rank) if self.wide else (rank, columns)
+        self.mix = FullHead(WeightSpec("mix", mix, "mix"), count, width, placed, rng)
+        factor = (count, rank, columns) if self.wide else (count, rows, rank)
+        self.factor = nn.Parameter(_normal(factor, 1.0 / math.sqrt(rank), rng))
+
+    def forward(self, features: Tensor | None, base: Tensor) -> tuple[Tensor, ...]:
+        """Plus `base [*lead, 1, K*numel]`."""
+        factors = self.factor.unsqueeze(-4).unbind(-3)  # K of [*lead, 1, ...]
+        parts = zip(self.mix(features), factors, _each(base, self.shape, self.count), strict=True)
+        return tuple((mix @ factor if self.wide else factor @ mix) + own for mix, factor, own in parts)
 
 
 class LowRankHead(nn.Module):
@@ -305,6 +359,11 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x @ weight + bias
 
 
+def _level(x: Tensor) -> Tensor:
+    """To root mean square 1 over the last axis."""
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-8)
+
+
 def _each(flat: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
     """`[*lead, N, K*numel]` as its K tensors `[*lead, N, *shape]`."""
     if count == 1:  # taken apart as one of many, its gradient would be copied
@@ -315,6 +374,8 @@ def _each(flat: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...
 def _head(weight: WeightSpec, count: int, width: int, config: GeneratorConfig, rng: torch.Generator) -> nn.Module:
     if config.head == "low_rank" and len(weight.shape) == 2 and config.rank < min(weight.shape):
         return LowRankHead(weight, count, width, config.rank, bool(config.trunk), rng)
+    if config.head == "modulated" and len(weight.shape) == 2 and config.base:
+        return ModulatedHead(weight, count, width, config.rank, bool(config.trunk), rng)
     if config.head == "chunked" and weight.numel > config.chunk:
         return ChunkedHead(weight, count, width, config.chunk, rng)
     return FullHead(weight, count, width, bool(config.trunk), rng)

@@ -14,7 +14,7 @@ class SharingConfig:
     """How agents share parameters: a setting of the one generator."""
 
     name: str
-    conditioning: Literal["none", "one_hot", "table", "features"] = "table"
+    conditioning: Literal["none", "one_hot", "table", "features", "text", "text_and_id", "reader"] = "table"
     embedding: int = 4
     features: tuple[tuple[float, ...], ...] = ()  # one row per agent, for conditioning "features"
     id_in_observation: bool = False

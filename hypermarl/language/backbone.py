@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hypermarl.errors import UserError
 from hypermarl.language import smollm2
 from hypermarl.language.packages import library
+from hypermarl.machine import multiplies_bf16
 
 SMOLLM2 = "smollm2"  # the model that needs no download
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")  # of a config: not the model
@@ -99,9 +100,14 @@ def freeze(model: Any, tokenizer: Any, name: str, path: Path | None = None) -> B
 
 
 def load_backbone(
-    model: str | Path = SMOLLM2, *, dtype: torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
+    model: str | Path = SMOLLM2, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Backbone:
-    """The model in a Hugging Face folder (safetensors), or `smollm2`, which comes with a Python package."""
+    """The model in a Hugging Face folder (safetensors), or `smollm2`, which comes with a Python package.
+
+    Its numbers are bfloat16 where the device multiplies them, else single precision, unless `dtype` says otherwise.
+    """
+    if dtype is None:
+        dtype = torch.bfloat16 if multiplies_bf16(torch.device(device)) else torch.float32
     offline = model == SMOLLM2
     folder = smollm2.smollm2_folder() if offline else Path(model)
     transformers = library("transformers")

@@ -1,0 +1,114 @@
+"""Agents of words: the frozen model, what is known of every agent, and the generator between them.
+
+Letters: `N` agents, `f` features of a description, `d` conditioning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypermarl.actor import GeneratedActor
+from hypermarl.conditioning import Described, make_conditioner
+from hypermarl.generator import Generator
+from hypermarl.language.backbone import Backbone, load_backbone
+from hypermarl.language.encoders import SentenceEncoder, States, layer_states
+from hypermarl.language.reader import Reader
+from hypermarl.language.settings import BackboneConfig, DescriptionConfig, LanguageConfig
+from hypermarl.targets import LoRATarget
+
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+Encoded = Tensor | States
+"""Descriptions as a conditioner reads them: `[N, f]`, or the states of all their tokens."""
+
+
+def open_backbone(config: BackboneConfig, device: str | torch.device = "cpu") -> tuple[Backbone, LoRATarget]:
+    """The frozen model of a run, and its adapters' target."""
+    backbone = load_backbone(config.model, dtype=DTYPES[config.dtype], device=device)
+    return backbone, LoRATarget.from_model(backbone.model, config.modules, config.rank, config.alpha)
+
+
+class Descriptions:
+    """Texts as what a conditioner reads; each text is encoded once and remembered."""
+
+    def __init__(self, config: DescriptionConfig, backbone: Backbone, *, whole: bool) -> None:
+        """With `whole`, the states of every token; else one vector per text."""
+        self.config = config
+        self.backbone = backbone
+        self.whole = whole
+        self._encoder: SentenceEncoder | None = None
+        self._known: dict[str, Tensor] = {}  # text -> [f], or [K, L, D]
+
+    def __call__(self, texts: Sequence[str]) -> Encoded:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for start in range(0, len(new), 32):
+            few = new[start : start + 32]
+            self._known |= dict(zip(few, self._encode(few), strict=True))
+        found = [self._known[text] for text in texts]
+        if not self.whole:
+            return torch.stack(found)
+        longest = max(each.shape[1] for each in found)
+        values = torch.stack([torch.nn.functional.pad(x, (0, 0, longest - x.shape[1], 0)) for x in found])
+        counts = torch.tensor([each.shape[1] for each in found], device=values.device)
+        mask = (torch.arange(longest, device=values.device) >= longest - counts[:, None]).long()
+        return States(values.float(), mask)
+
+    def _encode(self, texts: Sequence[str]) -> list[Tensor]:
+        if self.config.encoder == "sentence":
+            if self._encoder is None:
+                self._encoder = SentenceEncoder(device=self.backbone.device)
+            return list(self._encoder(texts))
+        layers = self.config.layers if self.whole else self.config.layers[-1:]
+        if not self.whole:
+            return list(layer_states(self.backbone, texts, layers).mean()[:, 0])
+        states = layer_states(self.backbone, texts, layers)
+        kept = zip(states.values.to(self.backbone.model.dtype), states.mask.sum(-1).tolist(), strict=True)
+        return [value[:, value.shape[1] - count :].clone() for value, count in kept]
+
+
+def build_actor(
+    config: LanguageConfig, backbone: Backbone, target: LoRATarget, texts: Sequence[str], descriptions: Descriptions
+) -> GeneratedActor:
+    """Generated adapters for agents that are described by `texts`, started from the run's seed."""
+    sharing, seen = config.sharing, config.description
+    rng = torch.Generator().manual_seed(config.seed * 1_000_003 % 2**63)
+    who: Any
+    if sharing.conditioning == "reader":
+        width = int(backbone.model.config.get_text_config().hidden_size)
+        who = Reader(
+            len(seen.layers),
+            width,
+            sharing.embedding,
+            width=seen.width,
+            queries=seen.queries,
+            blocks=seen.blocks,
+            rng=rng,
+        )
+    elif config.reads:
+        rows = descriptions(texts)
+        assert isinstance(rows, Tensor)
+        who = Described(rows.cpu(), sharing.embedding, rng, ids=sharing.conditioning == "text_and_id")
+    else:
+        who = make_conditioner(sharing.conditioning, len(texts), sharing.embedding, (), rng)
+    generator = Generator(target.spec, who.dim, config=sharing.generator, rng=rng)
+    if sharing.generator.start == "distinct":
+        generator.start_distinct(who(), rng)
+    return GeneratedActor(who, generator, target).to(backbone.device)
+
+
+def identity(config: LanguageConfig, numbers: Sequence[int], texts: Sequence[str], known: Descriptions) -> Any:
+    """What the conditioner is told of agents: their texts as encoded, or their numbers `[N]` where ids count."""
+    if config.reads and config.sharing.conditioning != "text_and_id":
+        return known(texts)
+    return torch.tensor(list(numbers), device=known.backbone.device)
+
+
+def framed(backbone: Backbone, frame: str, prompt: str, role: str | None = None) -> list[int]:
+    """The tokens of a prompt inside its frame; with `role`, after a description of who is asked."""
+    if frame == "chat":
+        return backbone.encode(prompt, chat=True, system=role)
+    text = frame.replace("{prompt}", prompt)
+    return backbone.encode(text if role is None else f"{role}\n{text}", chat=False)

@@ -1,0 +1,129 @@
+"""Learning roles from examples: one update writes adapters for a few roles and has all of them answer in one pass.
+
+Letters: `N` roles of a batch, `R` rows of each, `A` tokens of an answer, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypermarl.language.agents import Descriptions, build_actor, identity, open_backbone
+from hypermarl.language.descent import Descent
+from hypermarl.language.lessons import Lesson, divergence, lesson, right, surprise
+from hypermarl.language.settings import LanguageConfig
+from hypermarl.language.task import Example, Role, Task
+from hypermarl.language.tasks import make_task
+
+
+class Teaching:
+    """A task, an actor that learns it, and how far it has come; what is drawn is a function of seed and update."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        assert config.task is not None
+        self.config = config
+        self.task: Task = make_task(config.task.name, config.task.options)
+        self.backbone, self.target = open_backbone(config.backbone, config.device)
+        self.descriptions = Descriptions(
+            config.description, self.backbone, whole=config.sharing.conditioning == "reader"
+        )
+        self.learned = self.task.of("trained")
+        self.numbers = {role.name: i for i, role in enumerate(self.learned)}
+        texts = [role.wordings[0] for role in self.learned]
+        self.actor = build_actor(config, self.backbone, self.target, texts, self.descriptions)
+        self.descent = Descent(self.actor, config.train)
+        self.update = 0
+        self.examples = 0
+        self.tokens = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Every role and its first wording."""
+        return {role.name: role.wordings[0] for role in self.task.roles}
+
+    def iterate(self) -> dict[str, float]:
+        """One update; what is to be remembered of it."""
+        config = self.config
+        rng = random.Random(f"{config.seed}/{self.update}")
+        roles = rng.sample(self.learned, min(config.teach.roles, len(self.learned)))
+        wordings = [rng.choice(role.wordings) for role in roles]
+        told = self._shuffled(roles, wordings) if config.teach.shuffled else wordings
+        examples = [[self.task.draw(role, rng, False) for _ in range(config.teach.rows)] for role in roles]
+        apart = config.teach.unrelated > 0 and bool(self.task.unrelated)
+        if apart:
+            for few in examples:
+                few.append(rng.choice(self.task.unrelated))
+        given = self.lesson(examples, told, apart)
+        weights = self.actor.weights(self.who(roles, told), rows=given.rows.ids.numel() // len(roles))
+        logits = self.actor(given.arguments(), weights).logits
+        ours = torch.ones(len(given.rows.ids), 1, device=logits.device)
+        if apart:
+            ours.view(len(roles), -1)[:, -1] = 0.0
+        found = {"loss/answer": _mean(surprise(logits, given), given.counts * ours)}
+        loss = found["loss/answer"]
+        if config.teach.distil > 0:
+            found["loss/distil"] = self._distil(logits, given, examples, wordings, apart, ours)
+            loss = (1.0 - config.teach.distil) * loss + config.teach.distil * found["loss/distil"]
+        if apart:
+            with torch.no_grad():
+                base = self.target.network(**given.arguments()).logits
+            found["loss/unrelated"] = _mean(divergence(logits, base, given), given.counts * (1.0 - ours))
+            loss = loss + config.teach.unrelated * found["loss/unrelated"]
+        loss.backward()
+        with torch.no_grad():
+            answered = right(logits, given)[ours[:, 0] > 0].float().mean()
+        norm = self.descent.step(self.update)
+        self.update += 1
+        self.examples += len(roles) * config.teach.rows
+        self.tokens += int(given.rows.mask.sum())
+        return {
+            **{name: float(value.detach()) for name, value in found.items()},
+            "right": float(answered),
+            "gradient_norm": norm,
+            "examples": self.examples,
+            "tokens": self.tokens,
+        }
+
+    def who(self, roles: Sequence[Role], wordings: Sequence[str]) -> Any:
+        """What the conditioner is told of these roles."""
+        return identity(self.config, [self.numbers.get(role.name, 0) for role in roles], wordings, self.descriptions)
+
+    def lesson(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool = False) -> Lesson:
+        """The batch; with the role in the prompt where that is the way of sharing. With `apart`, a role's last row is
+        an unrelated one, whose answer may go on."""
+        prompted = self.config.sharing.id_in_observation
+        ends = [[not (apart and j == len(few) - 1) for j in range(len(few))] for few in examples]
+        roles = [wording if prompted else None for wording in wordings]
+        return lesson(self.backbone, self.config.backbone.frame, examples, roles, ends=ends)
+
+    def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
+        """The control: always the same wrong role's words for a role."""
+        del wordings
+        order = list(self.learned)
+        random.Random(self.config.seed).shuffle(order)
+        rng = random.Random(f"{self.config.seed}/{self.update}/shuffled")
+        return [rng.choice(order[self.numbers[role.name]].wordings) for role in roles]
+
+    def _distil(
+        self,
+        logits: Tensor,
+        given: Lesson,
+        examples: Sequence[Sequence[Example]],
+        wordings: Sequence[str],
+        apart: bool,
+        ours: Tensor,
+    ) -> Tensor:
+        """Divergence from the frozen model that has the description in its prompt (context distillation)."""
+        ends = [[not (apart and j == len(few) - 1) for j in range(len(few))] for few in examples]
+        teacher = lesson(self.backbone, self.config.backbone.frame, examples, list(wordings), ends=ends)
+        with torch.no_grad():
+            taught = self.target.network(**teacher.arguments()).logits
+        return _mean(divergence(logits, taught, given), given.counts * ours)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)

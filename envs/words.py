@@ -19,6 +19,7 @@ __all__ = ["KINDS", "InWords", "Renderer", "TextEnv", "make_text", "parse_text",
 # kind -> the module that makes it, with `make(name, *, options)` and `CATALOGUE`, imported only when asked for
 KINDS: dict[str, str] = {
     "words": ".words_games",
+    "textarena": ".textarena",
     "pettingzoo": ".words_own",
 }
 

@@ -17,7 +17,7 @@ from pettingzoo import ParallelEnv
 from .interface import EnvironmentFault
 from .options import nearest, read_options, whole_number
 from .words_roles import ASKING, COLOURS, RELAY_ROLES, ROLES, SEEING, WORDS
-from .words_text import AnyText, Infos, Texts, TextStep, penalty_number, read_actions
+from .words_text import AnyText, Infos, Texts, TextStep, Words, penalty_number, read_actions
 
 WAIT = ("wait",)
 
@@ -90,7 +90,7 @@ class TextGame(ParallelEnv[str, str, str]):  # type: ignore[misc]
     def action_space(self, agent: str) -> spaces.Space[str]:
         return self.action_spaces[agent]
 
-    def words(self, agent: str) -> tuple[str, ...]:
+    def words(self, agent: str) -> Words:
         """What `agent` may say now; nothing where no episode is under way."""
         raise NotImplementedError
 

@@ -58,7 +58,7 @@ class Renderer(Protocol):
         """A word for every action of the agent, in the order of its Discrete space."""
 
 
-class AnyText(spaces.Text):  # type: ignore[misc]
+class AnyText(spaces.Text):
     """A text of any letters; PettingZoo's and Gymnasium's own would have to list them."""
 
     def __init__(self, longest: int = LONGEST) -> None:

@@ -17,9 +17,9 @@ from .words_text import AnyText, Infos, Renderer, Texts, TextStep, Words, penalt
 class InWords(ParallelEnv[str, str, str]):  # type: ignore[misc]
     """`env` as a `TextEnv`: `renderer` says who the agents are, what they read, and a word for each of their actions.
 
-    `env` is a `ParallelEnv`, or an `AECEnv`, of which in a turn-based game only the agent to move is asked. All actions
-    must be Discrete. Masks, in a Dict observation or in the infos as `action_mask`, leave an agent only its legal
-    words. A text without one costs `penalty` and counts as the first legal word.
+    `env` is a `ParallelEnv`, or an `AECEnv`; in a turn-based game only the agent to move is asked, and the others read
+    an empty text. All actions must be Discrete. Masks, in a Dict observation or in the infos as `action_mask`, leave an
+    agent only its legal words. A text without one costs `penalty` and counts as the first legal word.
     """
 
     def __init__(self, env: Any, renderer: Renderer, *, penalty: float = 1.0, name: str = "") -> None:
@@ -101,12 +101,17 @@ class InWords(ParallelEnv[str, str, str]):  # type: ignore[misc]
     def _tell(self, seen: Mapping[str, Any], infos: Mapping[str, Any]) -> Texts:
         """What everybody reads; with it, what everybody may say from now on."""
         self.agents = list(self.numeric.agents)
-        mover = self.numeric.aec.agent_selection if isinstance(self.numeric, TurnBased) else None
+        awake = set(seen)
+        if isinstance(self.numeric, TurnBased):  # the others are shown zeros, which mean nothing
+            awake = {self.numeric.aec.agent_selection} if self.agents else set()
         self._legal = {
-            agent: self._masked(agent, seen.get(agent), infos.get(agent) or {}) if mover in (None, agent) else ()
+            agent: self._masked(agent, seen.get(agent), infos.get(agent) or {}) if agent in awake else ()
             for agent in self.agents
         }
-        return {agent: self._text(agent, each, infos.get(agent) or {}) for agent, each in seen.items()}
+        return {
+            agent: self._text(agent, each, infos.get(agent) or {}) if agent in awake else ""
+            for agent, each in seen.items()
+        }
 
     def _masked(self, agent: str, seen: Any, info: Mapping[str, Any]) -> tuple[str, ...]:
         words = self._all_words[agent]

@@ -1,4 +1,4 @@
-"""How agents share parameters, control agents and language agents alike: a preset of `configs/sharing` as frozen data."""
+"""How agents share parameters, control and language agents alike: a preset of `configs/sharing` as frozen data."""
 
 from __future__ import annotations
 

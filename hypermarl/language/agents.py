@@ -43,10 +43,9 @@ class Descriptions:
         self._known: dict[str, Tensor] = {}  # text -> [f], or [K, L, D]
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for start in range(0, len(new), 32):
-            few = new[start : start + 32]
-            self._known |= dict(zip(few, self._encode(few), strict=True))
+        for text in texts:
+            if text not in self._known:  # each by itself: in a batch its last bits would depend on the others' lengths
+                self._known[text] = self._encode(text)
         found = [self._known[text] for text in texts]
         if not self.whole:
             return torch.stack(found)
@@ -56,17 +55,14 @@ class Descriptions:
         mask = (torch.arange(longest, device=values.device) >= longest - counts[:, None]).long()
         return States(values.float(), mask)
 
-    def _encode(self, texts: Sequence[str]) -> list[Tensor]:
+    def _encode(self, text: str) -> Tensor:
         if self.config.encoder == "sentence":
             if self._encoder is None:
                 self._encoder = SentenceEncoder(device=self.backbone.device)
-            return list(self._encoder(texts))
-        layers = self.config.layers if self.whole else self.config.layers[-1:]
+            return self._encoder([text])[0]
         if not self.whole:
-            return list(layer_states(self.backbone, texts, layers).mean()[:, 0])
-        states = layer_states(self.backbone, texts, layers)
-        kept = zip(states.values.to(self.backbone.model.dtype), states.mask.sum(-1).tolist(), strict=True)
-        return [value[:, value.shape[1] - count :].clone() for value, count in kept]
+            return layer_states(self.backbone, [text], self.config.layers[-1:]).mean()[0, 0]
+        return layer_states(self.backbone, [text], self.config.layers).values[0].to(self.backbone.model.dtype)
 
 
 def build_actor(

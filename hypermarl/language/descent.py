@@ -1,4 +1,4 @@
-"""One optimiser for whatever is trained of a swarm: rising and falling rate, clipped gradients, a state that resumes."""
+"""One optimiser for whatever is trained of a swarm: a rate that rises and falls, clipped gradients, a saved state."""
 
 from __future__ import annotations
 

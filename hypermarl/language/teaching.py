@@ -6,7 +6,7 @@ Letters: `N` roles of a batch, `R` rows of each, `A` tokens of an answer, `V` vo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,14 +88,64 @@ class Teaching:
             "tokens": self.tokens,
         }
 
+    def warnings(self) -> list[str]:
+        return []
+
+    def evaluate(self) -> dict[str, float]:
+        """Exact answers by column, with controls; see `examination`."""
+        from hypermarl.language.examination import examine
+
+        return examine(self, self.config.teach.items, seed=self.config.seed)
+
+    def dialogue(self) -> str:
+        """A few examples of the last kind drawn, and what is written for them."""
+        rng = random.Random(f"{self.config.seed}/{self.update}/dialogue")
+        roles = rng.sample(self.task.roles, min(6, len(self.task.roles)))
+        if self.config.sharing.conditioning in ("one_hot", "table", "text_and_id"):
+            roles = [role for role in roles if role.name in self.numbers]
+        lines = []
+        for role in roles:
+            wording, example = rng.choice(role.unseen or role.wordings), self.task.draw(role, rng, True)
+            given = self.lesson([[example]], [wording])
+            with torch.no_grad():
+                logits = self.actor(given.arguments(), self.actor.weights(self.who([role], [wording]))).logits
+            written = self.backbone.decode(logits[0, :-1].argmax(-1)[given.counts[0] > 0].tolist())
+            lines.append(f"{role.name}: {example.prompt!r} -> {written.strip()!r} (wanted {example.answer!r})")
+        return "\n".join(lines)
+
+    def codes(self) -> Tensor | None:
+        """Of all roles by their first wordings."""
+        from hypermarl.language.run import codes_of
+
+        if not self.config.reads:
+            return None
+        with torch.no_grad():
+            found: Tensor = codes_of(self.actor, self.descriptions(list(self.names.values())))
+        return found
+
+    def counters(self) -> dict[str, int]:
+        return {"examples": self.examples, "tokens": self.tokens}
+
+    def recount(self, counters: Mapping[str, int]) -> None:
+        self.examples, self.tokens = counters.get("examples", 0), counters.get("tokens", 0)
+
     def who(self, roles: Sequence[Role], wordings: Sequence[str]) -> Any:
         """What the conditioner is told of these roles."""
         return identity(self.config, [self.numbers.get(role.name, 0) for role in roles], wordings, self.descriptions)
 
-    def lesson(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool = False) -> Lesson:
-        """The batch; with the role in the prompt where that is the way of sharing. With `apart`, a role's last row is
-        an unrelated one, whose answer may go on."""
-        prompted = self.config.sharing.id_in_observation
+    def lesson(
+        self,
+        examples: Sequence[Sequence[Example]],
+        wordings: Sequence[str],
+        apart: bool = False,
+        *,
+        plain: bool = False,
+    ) -> Lesson:
+        """The batch; with the role in the prompt where that is the way of sharing, unless it is to be `plain`.
+
+        With `apart`, a role's last row is an unrelated one, whose answer may go on.
+        """
+        prompted = self.config.sharing.id_in_observation and not plain
         ends = [[not (apart and j == len(few) - 1) for j in range(len(few))] for few in examples]
         roles = [wording if prompted else None for wording in wordings]
         return lesson(self.backbone, self.config.backbone.frame, examples, roles, ends=ends)

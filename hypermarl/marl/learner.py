@@ -17,12 +17,12 @@ from hypermarl import envs
 from hypermarl.machine import check_compiler, check_precision, compiled, torch_device
 from hypermarl.marl.objectives import OBJECTIVES, TERMS, Samples, accumulate, moments_over, prepare
 from hypermarl.marl.policy import Policy, build_policies
-from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.ranks import ALONE, Ranks
 from hypermarl.marl.rollout import Batch, Collector, Episodes
 from hypermarl.marl.saved import restore
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.memory import keep_freed_memory
+from hypermarl.monitoring.progress import Clock
 from hypermarl.stacking import join, slice_of
 from hypermarl.updates import descend, minibatches
 

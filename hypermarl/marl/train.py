@@ -29,11 +29,11 @@ from hypermarl.marl import diagnostics
 from hypermarl.marl.archive import Archive, Saved
 from hypermarl.marl.exam import Exam
 from hypermarl.marl.learner import Iteration, Learner
-from hypermarl.monitoring.monitor import Monitor
 from hypermarl.marl.policy import embeddings_of
-from hypermarl.monitoring.progress import Progress
 from hypermarl.marl.ranks import RankLost, Ranks
 from hypermarl.marl.settings import ExperimentConfig
+from hypermarl.monitoring.monitor import Monitor
+from hypermarl.monitoring.progress import Progress
 from hypermarl.runs import RunFolder
 
 

@@ -103,6 +103,7 @@ class Progress:
         seeds: int = 1,
         start: int = 0,
         title: str = "training",
+        unit: str = "frames",
         shown: bool = True,
         interval: float = 30.0,
         console: Console | None = None,
@@ -112,6 +113,7 @@ class Progress:
         self.seeds = seeds
         self.frame = start
         self._title = title
+        self._unit = unit
         self._interval = interval
         self._now = now
         self._console = console or Console(file=sys.stderr)
@@ -158,15 +160,18 @@ class Progress:
         *,
         returns: float | Sequence[float] | None = None,
         shares: Mapping[str, float] | None = None,
+        detail: str = "",
     ) -> None:
-        """Say that `frame` is reached; `returns` of the team, one per seed, and `shares` of time as of `Clock`."""
+        """Say that `frame` is reached; `returns` of the team, one per seed, `shares` of time as of `Clock`, or what
+        else there is to tell, in words."""
         now = self._now()
         self.frame = frame
         self._moments.append((now, frame))
         while len(self._moments) > 2 and self._moments[1][0] < now - SPEED_WINDOW:
             self._moments.popleft()
         parts = [f"{name} {share:.0%}" for name, share in (shares or {}).items()]
-        self._detail = "  ".join([*([] if returns is None else [_return(returns)]), *parts])
+        told = [] if returns is None else [_return(returns)]
+        self._detail = "  ".join([*told, *([detail] if detail else []), *parts])
         self._bar.update(self._task, completed=frame, numbers=self._numbers())
         if self._live is not None and now - self._last_drawn >= SHORTEST_REFRESH:
             self._last_drawn = now
@@ -187,7 +192,7 @@ class Progress:
             self._console.print(text, markup=False, highlight=False)
 
     def _numbers(self) -> str:
-        return f"{short(self.frame)}/{short(self.frames)} frames  {short(self.speed)}/s  {self._left()}"
+        return f"{short(self.frame)}/{short(self.frames)} {self._unit}  {short(self.speed)}/s  {self._left()}"
 
     def _left(self) -> str:
         seconds = max(0, self.frames - self.frame) * self.seeds / self.speed if self.speed > 0 else math.nan

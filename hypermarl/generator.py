@@ -17,7 +17,6 @@ Letters: `N` agents, `d` conditioning, `W` features, `K` tensors in a slot, `T` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from hypermarl.activations import ACTIVATIONS
 from hypermarl.errors import UserError
+from hypermarl.heads import FullHead, LowRankHead, Mixer, affine, draw, each, make_head
 from hypermarl.spec import LEFT, RIGHT, TargetSpec, Weights, WeightSpec
 
 LARGE = 2**17
@@ -64,6 +64,8 @@ class GeneratorConfig:
             raise UserError(f"apply=factored is for head=low_rank; head={self.head} has no factors.")
         if self.mixer and (not self.trunk or self.head != "full"):
             raise UserError("A mixer stands between a trunk and full heads: give a trunk, and head=full.")
+        if self.head == "modulated" and not self.base:
+            raise UserError("head=modulated mixes factors on top of a base: set base.")
         if min((self.rank, self.chunk, *self.trunk, *self.mixer)) < 1:
             raise UserError("Generator widths, rank and chunk must be at least 1.")
 
@@ -95,7 +97,7 @@ class Generator(nn.Module):
         self.trunk_bias = nn.ParameterList()
         width = cond_dim
         for out in config.trunk if self._headed else ():
-            self.trunk.append(nn.Parameter(_drawn_each(trunks, (width, out), math.sqrt(2.0), rng)))
+            self.trunk.append(nn.Parameter(_drawneach(trunks, (width, out), math.sqrt(2.0), rng)))
             if config.trunk_bias:
                 self.trunk_bias.append(nn.Parameter(torch.zeros(trunks, out)))
             width = out
@@ -104,7 +106,16 @@ class Generator(nn.Module):
         self.heads = nn.ModuleDict()
         for slot in self._headed:
             first = slots[slot][0]
-            self.heads[_key(slot)] = _head(first, len(slots[slot]), width, config, rng)
+            self.heads[_key(slot)] = make_head(
+                first,
+                len(slots[slot]),
+                width,
+                kind=config.head,
+                rank=config.rank,
+                chunk=config.chunk,
+                placed=bool(config.trunk),
+                rng=rng,
+            )
         self.base = nn.ParameterDict()
         for slot, members in slots.items():
             if config.base or members[0].shared:
@@ -127,12 +138,12 @@ class Generator(nn.Module):
             made: dict[str, tuple[Tensor, ...]] = {}
             if head is None:
                 assert flat is not None
-                made[""] = _each(flat, shape, len(members))
+                made[""] = each(flat, shape, len(members))
             else:
                 mine = features[self._headed.index(slot) if len(features) > 1 else 0]
                 if isinstance(head, LowRankHead) and self._in_factors(members[0], head, cond, rows):
                     assert flat is not None
-                    made[""] = _each(flat, shape, len(members))
+                    made[""] = each(flat, shape, len(members))
                     made[LEFT], made[RIGHT] = head.factors(mine)
                 else:
                     made[""] = head(mine, flat) if self.mixer is None else head(mine, flat, self.mixer)
@@ -153,7 +164,8 @@ class Generator(nn.Module):
     def _features(self, cond: Tensor | None) -> tuple[Tensor | None, ...]:
         """One `[*lead, N, W]` per trunk; without a trunk what was given."""
         if not self._headed or not len(self.trunk):
-            return (cond,)
+            bare = cond is None or not cond.is_floating_point() or self.config.scale == 1.0
+            return (cond if bare or cond is None else cond * self.config.scale,)
         picks = cond is None or not cond.is_floating_point()
         one = self.config.trunk_per == "all"
         x = cond if picks or one or cond is None else cond.unsqueeze(-3)  # [*lead, 1, N, d]
@@ -168,7 +180,7 @@ class Generator(nn.Module):
                 x = x if bias is None else x + bias
             else:
                 assert x is not None
-                x = _affine(x, weight, bias)
+                x = affine(x, weight, bias)
             x = ACTIVATIONS[self.config.activation](x)
         assert x is not None
         if self.config.normalise:
@@ -199,200 +211,7 @@ class Generator(nn.Module):
             head.solve(table, wanted)
 
 
-class FullHead(nn.Module):
-    """`[*lead, N, W]` -> K tensors `[*lead, N, *shape]` by one linear map; ids `[N]` pick rows (one-hot as a table).
-
-    With `placed`, the K tensors share the map and are told apart by a learned place that scales the features (were it
-    added, agents would differ in the same way in all K tensors); without, each has a map of its own.
-    """
-
-    def __init__(self, weight: WeightSpec, count: int, width: int, placed: bool, rng: torch.Generator) -> None:
-        super().__init__()
-        self.shape = weight.shape
-        self.count = count
-        self.places = nn.Parameter(_normal((count, width), 1.0, rng)) if placed and count > 1 else None
-        self.weight = nn.Parameter(torch.zeros(width, weight.numel * (1 if placed else count)))
-
-    def forward(
-        self, features: Tensor | None, base: Tensor | None = None, mixer: Mixer | None = None
-    ) -> tuple[Tensor, ...]:
-        """Plus `base [*lead, 1, K*numel]`. Without features: every row of the table, in order, and no copy."""
-        if features is not None and features.is_floating_point():
-            if self.places is not None or mixer is not None:
-                mixed = features.unsqueeze(-2) if self.places is None else self._placed(features)
-                mixed = mixed if mixer is None else mixer(mixed)
-                placed = (mixed @ self.weight.unsqueeze(-3)).flatten(-2)
-                flat = placed if base is None else placed + base
-            else:
-                flat = _affine(features, self.weight, base)
-        else:
-            flat = self.weight if features is None else self.weight.index_select(-2, features)
-            flat = flat if base is None else flat + base
-        return _each(flat, self.shape, self.count)
-
-    def _placed(self, features: Tensor) -> Tensor:
-        """`[*lead, N, K, W]`."""
-        assert self.places is not None
-        return features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3))
-
-    @torch.no_grad()
-    def solve(self, features: Tensor, wanted: Tensor) -> None:
-        """Choose the map that sends `features` to `wanted [N, K, *shape]`."""
-        if not features.is_floating_point():
-            self.weight[features] = wanted.flatten(1)
-            return
-        rows = features if self.places is None else self._placed(features).flatten(0, -2)
-        values = wanted.flatten(1) if self.places is None else wanted.flatten(2).flatten(0, 1)
-        rows = rows.double()
-        spectrum = torch.linalg.svdvals(rows)
-        if rows.shape[0] > rows.shape[1] or float(spectrum[-1]) < 1e-3 * float(spectrum[0]):
-            raise UserError(
-                f"start=distinct needs independent features for {rows.shape[0]} agents, but the trunk gives "
-                f"{rows.shape[1]} features of rank below that; widen the trunk or embedding, or use start=equal."
-            )
-        self.weight.copy_((torch.linalg.pinv(rows) @ values.double()).to(self.weight.dtype))
-
-
-class Mixer(nn.Module):
-    """Residual blocks over features and places together: `[*lead, N, K, W]` -> the same, root mean square 1.
-
-    What agents differ by then differs from tensor to tensor of a slot, as in the trunk of Text-to-LoRA
-    (arXiv 2506.06105, section 3).
-    """
-
-    def __init__(self, width: int, hidden: Sequence[int], rng: torch.Generator) -> None:
-        super().__init__()
-        self.up = nn.ParameterList(nn.Parameter(_normal((width, h), 1.0 / math.sqrt(width), rng)) for h in hidden)
-        self.down = nn.ParameterList(nn.Parameter(_normal((h, width), 0.5 / math.sqrt(h), rng)) for h in hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for up, down in zip(self.up, self.down, strict=True):
-            x = x + nn.functional.silu(_level(x) @ up.unsqueeze(-3)) @ down.unsqueeze(-3)
-        return _level(x)
-
-
-class ModulatedHead(nn.Module):
-    """`[*lead, N, W]` -> K matrices `[*lead, N, in, out]`: learned factors that agents share, mixed by what is made.
-
-    Of a matrix `[in, out]` with `in < out` it generates `[in, r]`, to be multiplied by a factor `[r, out]` of the
-    tensor's own (the other way round where `out` is smaller): many times fewer parameters than a head for the whole.
-    """
-
-    def __init__(
-        self, weight: WeightSpec, count: int, width: int, rank: int, placed: bool, rng: torch.Generator
-    ) -> None:
-        super().__init__()
-        rows, columns = weight.shape
-        self.shape = weight.shape
-        self.count = count
-        self.wide = rows <= columns
-        mix = (rows, rank) if self.wide else (rank, columns)
-        self.mix = FullHead(WeightSpec("mix", mix, "mix"), count, width, placed, rng)
-        factor = (count, rank, columns) if self.wide else (count, rows, rank)
-        self.factor = nn.Parameter(_normal(factor, 1.0 / math.sqrt(rank), rng))
-
-    def forward(self, features: Tensor | None, base: Tensor) -> tuple[Tensor, ...]:
-        """Plus `base [*lead, 1, K*numel]`."""
-        factors = self.factor.unsqueeze(-4).unbind(-3)  # K of [*lead, 1, ...]
-        parts = zip(self.mix(features), factors, _each(base, self.shape, self.count), strict=True)
-        return tuple((mix @ factor if self.wide else factor @ mix) + own for mix, factor, own in parts)
-
-
-class LowRankHead(nn.Module):
-    """`[*lead, N, W]` -> K matrices `[*lead, N, in, out]`, each a product of two generated factors of rank r.
-
-    The right factor starts at zero, the left one does not, so that the right one learns from the first step.
-    """
-
-    def __init__(
-        self, weight: WeightSpec, count: int, width: int, rank: int, placed: bool, rng: torch.Generator
-    ) -> None:
-        super().__init__()
-        rows, columns = weight.shape
-        rank = min(rank, rows, columns)
-        self.left = FullHead(WeightSpec("left", (rows, rank), "left"), count, width, placed, rng)
-        self.right = FullHead(WeightSpec("right", (rank, columns), "right"), count, width, placed, rng)
-        with torch.no_grad():
-            self.left.weight.copy_(_normal(tuple(self.left.weight.shape), 1.0 / math.sqrt(rank), rng))
-
-    def factors(self, features: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """K left ones `[*lead, N, in, r]` and K right ones `[*lead, N, r, out]`."""
-        return self.left(features), self.right(features)
-
-    def forward(self, features: Tensor | None, base: Tensor) -> tuple[Tensor, ...]:
-        """Plus `base [*lead, 1, K*numel]`."""
-        shape = (*self.left.shape[:1], *self.right.shape[1:])
-        parts = zip(*self.factors(features), _each(base, shape, self.left.count), strict=True)
-        return tuple((left @ right).add_(own) for left, right, own in parts)
-
-
-class ChunkedHead(nn.Module):
-    """`[*lead, N, W]` -> K tensors `[*lead, N, *shape]`, one small map for every chunk, told apart by chunk places."""
-
-    def __init__(self, weight: WeightSpec, count: int, width: int, chunk: int, rng: torch.Generator) -> None:
-        super().__init__()
-        self.shape = weight.shape
-        self.numel = weight.numel
-        self.count = count
-        chunks = math.ceil(weight.numel / chunk)
-        self.chunks = chunks
-        self.places = nn.Parameter(_normal((count * chunks, width), 1.0, rng))
-        self.weight = nn.Parameter(torch.zeros(width, min(chunk, weight.numel)))
-
-    def forward(self, features: Tensor | None, base: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Plus `base [*lead, 1, K*numel]`."""
-        if features is None or not features.is_floating_point():
-            raise UserError("head=chunked needs an embedding or a trunk; one-hot ids have no features to place.")
-        # The sum must be bent before the map, or all chunks would get the same agent-dependent part.
-        placed = torch.tanh(features.unsqueeze(-2) * (1.0 + self.places.unsqueeze(-3)))  # [*lead, N, K*chunks, W]
-        pieces = placed @ self.weight.unsqueeze(-3)
-        flat = pieces.reshape(*pieces.shape[:-2], self.count, -1)[..., : self.numel].flatten(-2)
-        return _each(flat if base is None else flat + base, self.shape, self.count)
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x [*lead, N, d] @ weight [*lead, d, W] + bias [*lead, 1, W]`."""
-    if bias is None:
-        return x @ weight
-    if x.shape[:-2] == weight.shape[:-2] and x.ndim < 4:  # one pass over what is generated instead of two
-        return torch.addmm(bias, x, weight) if x.ndim == 2 else torch.baddbmm(bias, x, weight)
-    return x @ weight + bias
-
-
-def _level(x: Tensor) -> Tensor:
-    """To root mean square 1 over the last axis."""
-    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-8)
-
-
-def _each(flat: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
-    """`[*lead, N, K*numel]` as its K tensors `[*lead, N, *shape]`."""
-    if count == 1:  # taken apart as one of many, its gradient would be copied
-        return (flat.reshape(*flat.shape[:-1], *shape),)
-    return flat.reshape(*flat.shape[:-1], count, *shape).unbind(-len(shape) - 1)
-
-
-def _head(weight: WeightSpec, count: int, width: int, config: GeneratorConfig, rng: torch.Generator) -> nn.Module:
-    if config.head == "low_rank" and len(weight.shape) == 2 and config.rank < min(weight.shape):
-        return LowRankHead(weight, count, width, config.rank, bool(config.trunk), rng)
-    if config.head == "modulated" and len(weight.shape) == 2 and config.base:
-        return ModulatedHead(weight, count, width, config.rank, bool(config.trunk), rng)
-    if config.head == "chunked" and weight.numel > config.chunk:
-        return ChunkedHead(weight, count, width, config.chunk, rng)
-    return FullHead(weight, count, width, bool(config.trunk), rng)
-
-
-def draw(weight: WeightSpec, rng: torch.Generator) -> Tensor:
-    """One start of one tensor: orthogonal times its gain, or normal with its standard deviation."""
-    if weight.gain is not None:
-        return nn.init.orthogonal_(torch.empty(weight.shape), weight.gain, generator=rng)
-    return _normal(weight.shape, weight.std, rng) if weight.std else torch.zeros(weight.shape)
-
-
-def _normal(shape: tuple[int, ...], std: float, rng: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=rng) * std
-
-
-def _drawn_each(count: int, shape: tuple[int, int], gain: float, rng: torch.Generator) -> Tensor:
+def _drawneach(count: int, shape: tuple[int, int], gain: float, rng: torch.Generator) -> Tensor:
     return torch.stack([nn.init.orthogonal_(torch.empty(shape), gain, generator=rng) for _ in range(count)])
 
 

@@ -90,14 +90,15 @@ class TeachConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Learning from the team's reward. An update plays every copy of the environment through `episodes` episodes."""
+    """Learning from reward. An update plays every copy of the environment through `episodes` episodes."""
 
     objective: Literal["reinforce", "grpo"] = "reinforce"
     episodes: int = 1
+    group: int = 16  # copies that begin alike, so that fewer prompts are read and more is said to each
     epochs: int = 1  # of grpo
     clip: float = 0.2  # of grpo
     gamma: float = 1.0
-    normalise: Literal["agent", "team", "none"] = "agent"
+    normalise: Literal["auto", "agent", "prompt", "team", "none"] = "auto"  # of a prompt for grpo, else of an agent
     kl: float = 0.0  # weight of the divergence from the frozen model
     entropy: float = 0.0
     temperature: float = 1.0
@@ -157,6 +158,7 @@ class LanguageConfig:
             "teach.rows": teach.rows,
             "teach.items": teach.items,
             "reward.episodes": reward.episodes,
+            "reward.group": reward.group,
             "reward.epochs": reward.epochs,
             "reward.tokens": reward.tokens,
             "reward.test_episodes": reward.test_episodes,

@@ -64,8 +64,6 @@ class GeneratorConfig:
             raise UserError(f"apply=factored is for head=low_rank; head={self.head} has no factors.")
         if self.mixer and (not self.trunk or self.head != "full"):
             raise UserError("A mixer stands between a trunk and full heads: give a trunk, and head=full.")
-        if self.head == "modulated" and not self.base:
-            raise UserError("head=modulated mixes factors on top of a base: set base.")
         if min((self.rank, self.chunk, *self.trunk, *self.mixer)) < 1:
             raise UserError("Generator widths, rank and chunk must be at least 1.")
 

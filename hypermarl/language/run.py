@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -135,6 +136,7 @@ class Run:
         self.folder = folder
         self._stop = False
         self._saved = -1
+        self._cpu = 0.0  # seconds of the processor in updates, evaluation left out
         self._resumed = False
 
     @classmethod
@@ -184,12 +186,14 @@ class Run:
 
     def _one(self, progress: Progress) -> None:
         learner, config = self.learner, self.config.train
+        start = time.process_time()
         values = learner.iterate()
+        self._cpu += time.process_time() - start
         for sentence in learner.warnings():
             progress.message(sentence)
             self._monitor.text(sentence, tag="warnings", frame=learner.update)
         if learner.update % config.log_every == 0:
-            self._monitor.scalars(learner.update, {**values, "time/updates_per_second": progress.speed})
+            self._monitor.scalars(learner.update, {**values, "time/cpu_seconds": self._cpu})
             progress.update(learner.update, detail=told(values))
         if config.evaluate_every and learner.update % config.evaluate_every == 0 and learner.update < config.updates:
             self._evaluate()
@@ -201,7 +205,8 @@ class Run:
         found = learner.evaluate()
         self._monitor.scalars(learner.update, {f"evaluation/{name}": value for name, value in found.items()})
         if learner.update >= self.config.train.updates:
-            write_json(self.folder.path / RESULTS, {"update": learner.update, **learner.counters(), "results": found})
+            used = {"update": learner.update, **learner.counters(), "cpu_seconds": self._cpu}
+            write_json(self.folder.path / RESULTS, {**used, "results": found})
         return found
 
     def _checkpoint(self) -> None:
@@ -213,7 +218,7 @@ class Run:
             learner.update,
             policy=learner.actor.state_dict(),
             optimizer=learner.descent.state(),
-            meta={"counters": learner.counters()},
+            meta={"counters": learner.counters(), "cpu_seconds": self._cpu},
         )
         self.folder.prune(self.config.train.keep_checkpoints)
         self._saved = learner.update
@@ -232,7 +237,9 @@ class Run:
         parts = self.folder.load(latest, ("policy", "optimizer"))
         restore(self.learner.actor, parts["policy"], latest.path)
         self.learner.descent.load(parts.get("optimizer", {}))
-        self.learner.recount(self.folder.meta(latest).get("counters", {}))
+        meta = self.folder.meta(latest)
+        self.learner.recount(meta.get("counters", {}))
+        self._cpu = float(meta.get("cpu_seconds", 0.0))
         self.learner.update = self._saved = latest.iteration
         return True
 

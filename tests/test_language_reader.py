@@ -1,0 +1,112 @@
+"""What is known of an agent from words: descriptions as vectors, and a reader of single tokens."""
+
+from __future__ import annotations
+
+import pytest
+import small_language as tiny
+import torch
+from small import close, rng, stirred
+
+from hypermarl.conditioning import Described, make_conditioner
+from hypermarl.errors import UserError
+from hypermarl.language.agents import Descriptions, framed
+from hypermarl.language.encoders import States
+from hypermarl.language.reader import Reader
+from hypermarl.language.settings import DescriptionConfig
+
+N, F, D = 5, 7, 4
+ROWS = torch.randn(N, F, generator=rng(4)) + 3.0
+
+
+def test_descriptions_are_centred_and_of_one_size() -> None:
+    one = Described(ROWS, D, rng())
+    code = one()
+    assert code.shape == (N, D)
+    plain = (ROWS - ROWS.mean(0)) / (ROWS - ROWS.mean(0)).square().mean().sqrt()
+    close(code, plain @ one.map)
+    close(one(ROWS[2:4]), code[2:4])
+    close(one(torch.tensor([3, 0])), code[[3, 0]])
+    alone = Described(ROWS[:1], D, rng())
+    assert alone().abs().max() > 0, "one agent alone is not centred away"
+
+
+def test_an_id_adds_to_known_agents_only() -> None:
+    one = Described(ROWS, D, rng(), ids=True)
+    assert torch.equal(one(), Described(ROWS, D, rng())()), "it starts at zero"
+    with torch.no_grad():
+        assert one.own is not None
+        one.own[1] = 2.0
+    close(one()[1] - one(ROWS[1:2])[0], torch.full((D,), 2.0))
+    close(one()[0], one(ROWS[0:1])[0])
+
+
+def test_control_agents_have_no_words() -> None:
+    with pytest.raises(UserError, match=r"sharing.conditioning=reader reads words"):
+        make_conditioner("reader", 3, 4, (), rng())
+
+
+def reader() -> Reader:
+    return stirred(Reader(2, tiny.WIDTH, D, width=8, queries=3, blocks=2, rng=rng()), 0.1)
+
+
+def states(batch: int = N, tokens: int = 6, seed: int = 1) -> States:
+    mask = torch.ones(batch, tokens, dtype=torch.long)
+    mask[0, :2] = 0
+    return States(torch.randn(batch, 2, tokens, tiny.WIDTH, generator=rng(seed)), mask)
+
+
+def test_a_reader_sees_no_padding_and_no_other_text() -> None:
+    one, seen = reader(), states()
+    code = one(seen)
+    assert code.shape == (N, D)
+    changed = seen.values.clone()
+    changed[0, :, :2] = 9.0  # padding
+    changed[3] = 5.0  # another text
+    after = one(States(changed, seen.mask))
+    close(after[[0, 1, 2, 4]], code[[0, 1, 2, 4]])
+    assert (after[3] - code[3]).abs().max() > 0.01
+    longer = States(torch.nn.functional.pad(seen.values, (0, 0, 3, 0)), torch.nn.functional.pad(seen.mask, (3, 0)))
+    close(one(longer), code)
+
+
+def test_a_reader_tells_who_does_what_where_a_mean_does_not() -> None:
+    """Two texts of the same tokens' states, paired otherwise: pooled they are one, read they are two."""
+    values = states(1).values
+    first, second = values.clone(), values.clone()
+    half = tiny.WIDTH // 2
+    second[:, :, [2, 3], :half] = first[:, :, [3, 2], :half]  # what the first half says, of the other token
+    mask = torch.ones(1, 6, dtype=torch.long)
+    close(States(first, mask).mean(), States(second, mask).mean())
+    codes = [reader()(States(each, mask)) for each in (first, second)]
+    assert (codes[0] - codes[1]).abs().max() > 1e-3
+
+
+def test_every_parameter_of_a_reader_learns() -> None:
+    one = reader()
+    one(states()).square().sum().backward()
+    for name, parameter in one.named_parameters():
+        assert parameter.grad is not None and parameter.grad.count_nonzero(), name
+
+
+def test_a_text_is_encoded_the_same_whoever_stands_beside_it() -> None:
+    """To the bit: what is read again when a run goes on is what was read before."""
+    texts = ["red cat sun", "one", "two green dog moon blue"]
+    for whole in (True, False):
+        config = DescriptionConfig(encoder="states", layers=(1, 2))
+        together = Descriptions(config, tiny.backbone(), whole=whole)(texts)
+        for i, text in enumerate(texts):
+            alone = Descriptions(config, tiny.backbone(), whole=whole)([text])
+            if isinstance(together, States):
+                assert isinstance(alone, States)
+                count = alone.mask.shape[1]
+                assert torch.equal(together.values[i, :, -count:], alone.values[0])
+                assert together.mask[i].tolist() == [0] * (5 - count) + [1] * count
+            else:
+                assert torch.equal(together[i], alone[0])
+
+
+def test_frames_hold_the_prompt_and_who_is_asked() -> None:
+    one = tiny.backbone()
+    words = one.tokenizer.convert_ids_to_tokens
+    assert words(framed(one, "one {prompt} two", "red cat")) == ["one", "red", "cat", "two"]
+    assert words(framed(one, "one {prompt}", "red", "blue dog")) == ["blue", "dog", "one", "red"]

@@ -80,12 +80,13 @@ class RunConfig:
 class TeachConfig:
     """Supervision. A batch is `roles` roles with `rows` examples each, every role under one of its wordings."""
 
-    roles: int = 16
-    rows: int = 4
+    roles: int = 8
+    rows: int = 2
     unrelated: float = 0.0  # weight of the divergence from the frozen model on what has nothing to do with any role
+    unrelated_every: int = 4  # updates from one that asks for that to the next
     distil: float = 0.0  # share of the loss that imitates the frozen model with the description in its prompt
     shuffled: bool = False  # the control: in training every role is described by another's words
-    items: int = 8  # examples per role and column of an evaluation
+    items: int = 4  # examples per role and column of an evaluation
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class LanguageConfig:
             "teach.roles": teach.roles,
             "teach.rows": teach.rows,
             "teach.items": teach.items,
+            "teach.unrelated_every": teach.unrelated_every,
             "reward.episodes": reward.episodes,
             "reward.group": reward.group,
             "reward.epochs": reward.epochs,

@@ -53,7 +53,8 @@ class Teaching:
         wordings = [rng.choice(role.wordings) for role in roles]
         told = self._shuffled(roles, wordings) if config.teach.shuffled else wordings
         examples = [[self.task.draw(role, rng, False) for _ in range(config.teach.rows)] for role in roles]
-        apart = config.teach.unrelated > 0 and bool(self.task.unrelated)
+        due = config.teach.unrelated > 0 and self.update % config.teach.unrelated_every == 0
+        apart = due and bool(self.task.unrelated)
         if apart:
             for few in examples:
                 few.append(rng.choice(self.task.unrelated))

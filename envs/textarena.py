@@ -23,6 +23,7 @@ from .words_text import Infos, Texts, TextStep, Words, penalty_number
 
 AGENTS = ("player_0", "player_1")
 FROM_THE_GAME = -1  # who speaks, where no player does
+_TURN = threading.RLock()  # two threads that go offline at once would put back each other's guards
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,6 @@ class Arena(TextGame):
 def offline() -> Iterator[None]:
     """Inside, this thread reaches no network: whoever tries fails at once instead of waiting."""
     here = threading.get_ident()
-    find, connect = socket.getaddrinfo, socket.socket.connect
 
     def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
         def ask(*arguments: Any, **options: Any) -> Any:
@@ -205,11 +205,13 @@ def offline() -> Iterator[None]:
 
         return ask
 
-    socket.getaddrinfo, socket.socket.connect = guarded(find), guarded(connect)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        socket.getaddrinfo, socket.socket.connect = find, connect  # type: ignore[method-assign]
+    with _TURN:
+        find, connect = socket.getaddrinfo, socket.socket.connect
+        socket.getaddrinfo, socket.socket.connect = guarded(find), guarded(connect)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            socket.getaddrinfo, socket.socket.connect = find, connect  # type: ignore[method-assign]
 
 
 def make(name: str, *, options: Mapping[str, Any] | None = None) -> Arena:

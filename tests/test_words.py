@@ -37,6 +37,8 @@ def game(name: str, **options: Any) -> Any:
         ("the river or a stone", "river"),
         ("cornerstone", None),
         ("milestones", None),
+        ("a stonemason", None),
+        ("by the river bed", "river bed"),
         ("", None),
         ("river bed", "river bed"),
         ("go: [ROCK]!", "[rock]"),

@@ -10,8 +10,9 @@ from small import close, rng, stirred
 from hypermarl.conditioning import Described, make_conditioner
 from hypermarl.errors import UserError
 from hypermarl.language.agents import Descriptions, framed
-from hypermarl.language.encoders import States
+from hypermarl.language.encoders import States, layer_states
 from hypermarl.language.reader import Reader
+from hypermarl.language.rows import Rows
 from hypermarl.language.settings import DescriptionConfig
 
 N, F, D = 5, 7, 4
@@ -110,3 +111,20 @@ def test_frames_hold_the_prompt_and_who_is_asked() -> None:
     words = one.tokenizer.convert_ids_to_tokens
     assert words(framed(one, "one {prompt} two", "red cat")) == ["one", "red", "cat", "two"]
     assert words(framed(one, "one {prompt}", "red", "blue dog")) == ["blue", "dog", "one", "red"]
+
+
+def test_states_are_those_of_the_whole_model_though_later_layers_do_not_run() -> None:
+    one, texts = tiny.backbone(), ["red cat sun", "two"]
+    rows = Rows.of([[one.encode(text, chat=False) for text in texts]], one.padding)
+    whole = one.model(**rows.arguments(), output_hidden_states=True).hidden_states
+    ran: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(one.model.model.layers)
+    ]
+    try:
+        assert torch.equal(layer_states(one, texts, [0, 1]).values, torch.stack(whole[:2], 1))
+        assert ran == [0]
+        assert torch.equal(layer_states(one, texts, [2, 1]).values, torch.stack([whole[2], whole[1]], 1))
+    finally:
+        for hook in hooks:
+            hook.remove()

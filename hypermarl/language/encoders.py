@@ -7,18 +7,21 @@ Letters: `B` texts, `K` layers, `L` tokens, `d` width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypermarl.errors import UserError
 from hypermarl.language.backbone import Backbone, check_folder, quiet, refusing
 from hypermarl.language.packages import carried, library
 from hypermarl.language.rows import Rows
+
+_Layers = Sequence[nn.Module]
 
 
 class SentenceEncoder:
@@ -61,15 +64,50 @@ class States:
 
 @torch.no_grad()
 def layer_states(backbone: Backbone, texts: Sequence[str], layers: Sequence[int]) -> States:
-    """The states of plain texts after `layers` (0 is the embedding), in single precision."""
+    """The states of plain texts after `layers` (0 is the embedding), in single precision; later layers are not run."""
     _said(texts)
     count = int(backbone.model.config.get_text_config().num_hidden_layers)
     if odd := [layer for layer in layers if not 0 <= layer <= count] or not layers:
         raise UserError(f"The model has layers 0 to {count}; asked for {odd if layers else 'none'}.")
     rows = Rows.of([[backbone.encode(text, chat=False) for text in texts]], backbone.padding, backbone.device)
     _short(rows.ids.shape[1], backbone.window)
-    out = backbone.model(**rows.arguments(), use_cache=False, output_hidden_states=True, logits_to_keep=1)
-    return States(torch.stack([out.hidden_states[layer].float() for layer in layers], 1), rows.mask)
+    stack = _stack(backbone.model, count)
+    found: list[Tensor] = []
+    if stack is None or max(layers) == count:  # what a model calls its last states has passed its last norm
+        options: dict[str, Any] = {"use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
+        found = list(backbone.model(**rows.arguments(), **options).hidden_states)
+    else:
+        with _until(stack[max(layers)], found):
+            backbone.model(**rows.arguments(), use_cache=False)
+    return States(torch.stack([found[layer].float() for layer in layers], 1), rows.mask)
+
+
+class _Enough(Exception):
+    """All that is wanted of a forward pass is there."""
+
+
+@contextmanager
+def _until(last: _Layers, found: list[Tensor]) -> Iterator[None]:
+    """Run layers until the last is reached; `found` holds what went into each of them."""
+
+    def note(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append(arguments[0] if arguments else named["hidden_states"])
+        if layer is last[-1]:
+            raise _Enough
+
+    with ExitStack() as stack:
+        for layer in last:
+            stack.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
+        with suppress(_Enough):
+            yield
+
+
+def _stack(model: nn.Module, count: int) -> list[_Layers] | None:
+    """The model's layers up to each of them; None where they do not stand in one list."""
+    lists = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == count]
+    if len(lists) != 1:
+        return None
+    return [list(lists[0])[: i + 1] for i in range(count)]
 
 
 def _said(texts: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class Reader(nn.Module):
         if who is None:
             raise ValueError("a reader needs states to read")
         told = _level(torch.einsum("bkld,kdw->blw", _level(who.values), self.enter))
-        queries = self.queries.expand(len(told), -1, -1)
+        queries = self.queries + told[:, -1:]  # the last token has read all others: a start that knows something
         for block in self.blocks:
             queries = block(queries, told, who.mask)
         return _level(queries).flatten(-2) @ self.leave

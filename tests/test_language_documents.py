@@ -163,7 +163,7 @@ def test_chunks_are_whole_sentences_and_lose_nothing() -> None:
 
 def test_retrieval_finds_the_clause_far_more_often_than_chance() -> None:
     rng, found, chance = random.Random(3), 0, 0
-    for number in range(600):
+    for number in range(300):
         role = rng.choice(usual().roles)
         text, example = role.wordings[0], usual().draw(role, rng, number % 2 == 0)
         parts = chunks(text)
@@ -172,7 +172,7 @@ def test_retrieval_finds_the_clause_far_more_often_than_chance() -> None:
         assert len(read.split("\n")) == 3
         found += stated(read, example.choices) == [example.answer]
         chance += bool(stated("\n".join(rng.sample(parts, 3)), (example.answer,)))
-    assert found > 0.9 * 600 and chance < 0.3 * 600
+    assert found > 0.9 * 300 and chance < 0.3 * 300
 
 
 def test_rare_words_count_more_in_retrieval_and_long_chunks_less() -> None:
@@ -218,9 +218,6 @@ def test_lengths_in_tokens_of_the_real_model() -> None:
         roles = task(documents=100, held_out=0, words=words).roles
         counts = [len(tokenizer(role.wordings[0])["input_ids"]) for role in roles]
         assert low - 20 < min(counts) < low + 150 and high - 200 < max(counts) < high + 50, words
-    assert all(
-        len(tokenizer(before + value)["input_ids"]) <= 3 + (before == "")
-        for topic in TOPICS
-        for value in topic.values
-        for before in ("", " ")
-    )
+    for value in (value for topic in TOPICS for value in topic.values):
+        alone, inside = (len(tokenizer(before + value)["input_ids"]) for before in ("", " "))
+        assert min(alone, inside) <= 3 and max(alone, inside) <= 4, value

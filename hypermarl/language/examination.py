@@ -19,7 +19,6 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -100,9 +99,7 @@ def unrelated(learner: Teaching) -> dict[str, float]:
             under = name == "exact/unrelated"
             given = learner.lesson([[example] for example in few], wordings, apart=True, plain=not under)
             weights = learner.actor.weights(learner.who(asked, wordings)) if under else None
-            adapters = None if weights is None else learner.target.adapters(weights)
-            with nullcontext(learner.target.network) if adapters is None else learner.target.attached(adapters) as net:
-                shares[name] += right(net(**given.arguments()).logits, given).tolist()
+            shares[name] += right(learner.scores(given, weights), given).tolist()
     return {name: sum(answers) / len(answers) for name, answers in shares.items()}
 
 
@@ -110,12 +107,12 @@ def _asked(
     learner: Teaching, roles: Sequence[Role], wordings: Sequence[str], examples: Sequence[Sequence[Example]]
 ) -> tuple[list[bool], list[bool]]:
     given = learner.lesson(examples, wordings)
-    logits = learner.actor(given.arguments(), learner.actor.weights(learner.who(roles, wordings))).logits
+    scores = learner.scores(given, learner.actor.weights(learner.who(roles, wordings)))
     flat = [example for few in examples for example in few]
     choice: list[bool] = []
     if all(example.choices for example in flat):
-        choice = chosen(learner.backbone, learner.config.backbone.frame, logits, given, flat)
-    return right(logits, given).tolist(), choice
+        choice = chosen(learner.backbone, learner.config.backbone.frame, scores, given, flat)
+    return right(scores, given).tolist(), choice
 
 
 def gibberish(rng: random.Random) -> str:

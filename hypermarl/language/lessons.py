@@ -1,16 +1,16 @@
 """Examples of many roles as one batch, what the agents should write at its end, and how right they are.
 
-Letters: `N` roles, `R` rows of each, `L` tokens, `A` tokens of the longest answer, `V` vocabulary.
+Letters: `N` roles, `R` rows of each, `L` tokens, `A` tokens of the longest answer, `P` of all answers, `V` vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
@@ -21,19 +21,43 @@ from hypermarl.language.task import Example
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows that end in their answers: `wanted [N*R, A]` the tokens to write, right-aligned; `counts` where 1."""
+    """Rows that end in their answers: `wanted [N*R, A]` the tokens to write, right-aligned; `counts` where 1.
+
+    There are `P` tokens to write in all; only for them a model is asked for scores, `[P, V]`, row by row.
+    """
 
     rows: Rows
     wanted: Tensor
     counts: Tensor
 
-    @property
-    def keep(self) -> int:
-        """How many positions at the end a model must be asked for, to score all answers."""
-        return self.wanted.shape[1] + 1
+    def scores(self, backbone: Backbone, network: Callable[..., Any]) -> Tensor:
+        """`[P, V]`: what `network`, which the backbone's model is behind, expects at every token of the answers.
 
-    def arguments(self) -> dict[str, Any]:
-        return {**self.rows.arguments(), "use_cache": False, "logits_to_keep": self.keep}
+        The last layer, as wide as the vocabulary, is spared all other positions.
+        """
+        spots = torch.nn.functional.pad(self.counts.bool(), (0, 1))  # a token is expected by the one before it
+
+        def pick(module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
+            return arguments[0][spots]
+
+        last = backbone.model.get_output_embeddings()
+        kept = {"use_cache": False, "logits_to_keep": spots.shape[1]}
+        hook = last.register_forward_pre_hook(pick)
+        try:
+            scores: Tensor = network({**self.rows.arguments(), **kept}).logits
+        finally:
+            hook.remove()
+        return scores.float()
+
+    @property
+    def owners(self) -> Tensor:
+        """`[P]`, the row of each token."""
+        return self.counts.nonzero()[:, 0]
+
+    @property
+    def tokens(self) -> Tensor:
+        """`[P]`, the tokens to write."""
+        return self.wanted[self.counts.bool()]
 
 
 def lesson(
@@ -79,33 +103,30 @@ def answer_tokens(backbone: Backbone, frame: str, answer: str) -> list[int]:
     return list(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def surprise(logits: Tensor, given: Lesson) -> Tensor:
-    """`[N*R, A]`: minus the log-probability of each token of the answers, 0 beside them. Logits `[N*R, A+1, V]`."""
-    scores = logits[:, :-1].float()
-    found = torch.nn.functional.cross_entropy(scores.transpose(1, 2), given.wanted, reduction="none")
-    return found * given.counts
+def surprise(scores: Tensor, given: Lesson) -> Tensor:
+    """`[P]`: minus the log-probability of each token of the answers."""
+    return torch.nn.functional.cross_entropy(scores, given.tokens, reduction="none")
 
 
-def divergence(logits: Tensor, base: Tensor, given: Lesson) -> Tensor:
-    """`[N*R, A]`: KL from what the base says to what the agents say, at the tokens of the answers. Logits as above."""
-    told, student = (x[:, :-1].float().log_softmax(-1) for x in (base, logits))
-    return (told.exp() * (told - student)).sum(-1) * given.counts
+def divergence(scores: Tensor, base: Tensor) -> Tensor:
+    """`[P]`: KL from what the base expects, `base [P, V]`, to what the agents do."""
+    told, student = base.log_softmax(-1), scores.log_softmax(-1)
+    return (told.exp() * (told - student)).sum(-1)
 
 
-def right(logits: Tensor, given: Lesson) -> Tensor:
+def right(scores: Tensor, given: Lesson) -> Tensor:
     """`[N*R]` bool: greedy writing would give exactly the answer, as every token of it is the likeliest after those
     before it."""
-    likeliest = logits[:, :-1].argmax(-1) == given.wanted
-    return (likeliest | (given.counts == 0)).all(-1)
+    wrong = (scores.argmax(-1) != given.tokens).long()
+    return torch.zeros(len(given.counts), dtype=torch.long, device=scores.device).index_add(0, given.owners, wrong) == 0
 
 
-def chosen(backbone: Backbone, frame: str, logits: Tensor, given: Lesson, examples: Sequence[Example]) -> list[bool]:
+def chosen(backbone: Backbone, frame: str, scores: Tensor, given: Lesson, examples: Sequence[Example]) -> list[bool]:
     """Whether the answer is the likeliest of an example's choices, told apart by their first tokens."""
     found = []
-    for scores, counts, example in zip(logits, given.counts, examples, strict=True):
-        first = int(counts.numel() - counts.sum())
+    starts = given.counts.sum(-1).long().cumsum(0) - given.counts.sum(-1).long()
+    for start, example in zip(starts.tolist(), examples, strict=True):
         tokens = [answer_tokens(backbone, frame, choice)[0] for choice in example.choices]
-        best = int(scores[first, tokens].argmax())
-        answer = answer_tokens(backbone, frame, example.answer)[0]
-        found.append(tokens[best] == answer)
+        best = int(scores[start, tokens].argmax())
+        found.append(tokens[best] == answer_tokens(backbone, frame, example.answer)[0])
     return found

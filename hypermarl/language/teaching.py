@@ -18,6 +18,7 @@ from hypermarl.language.lessons import Lesson, divergence, lesson, right, surpri
 from hypermarl.language.settings import LanguageConfig
 from hypermarl.language.task import Example, Role, Task
 from hypermarl.language.tasks import make_task
+from hypermarl.spec import Weights
 
 
 class Teaching:
@@ -59,24 +60,24 @@ class Teaching:
             for few in examples:
                 few.append(rng.choice(self.task.unrelated))
         given = self.lesson(examples, told, apart)
-        weights = self.actor.weights(self.who(roles, told), rows=given.rows.ids.numel() // len(roles))
-        logits = self.actor(given.arguments(), weights).logits
-        ours = torch.ones(len(given.rows.ids), 1, device=logits.device)
+        weights = self.actor.weights(self.who(roles, told))
+        scores = self.scores(given, weights)
+        apart_rows = torch.zeros(len(given.counts), device=scores.device)
         if apart:
-            ours.view(len(roles), -1)[:, -1] = 0.0
-        found = {"loss/answer": _mean(surprise(logits, given), given.counts * ours)}
+            apart_rows.view(len(roles), -1)[:, -1] = 1.0
+        aside = apart_rows[given.owners]
+        found = {"loss/answer": _mean(surprise(scores, given), 1.0 - aside)}
         loss = found["loss/answer"]
         if config.teach.distil > 0:
-            found["loss/distil"] = self._distil(logits, given, examples, wordings, apart, ours)
+            taught = self._taught(examples, wordings, apart)
+            found["loss/distil"] = _mean(divergence(scores, taught), 1.0 - aside)
             loss = (1.0 - config.teach.distil) * loss + config.teach.distil * found["loss/distil"]
         if apart:
-            with torch.no_grad():
-                base = self.target.network(**given.arguments()).logits
-            found["loss/unrelated"] = _mean(divergence(logits, base, given), given.counts * (1.0 - ours))
+            found["loss/unrelated"] = _mean(divergence(scores, self.scores(given)), aside)
             loss = loss + config.teach.unrelated * found["loss/unrelated"]
         loss.backward()
         with torch.no_grad():
-            answered = right(logits, given)[ours[:, 0] > 0].float().mean()
+            answered = right(scores, given)[apart_rows == 0].float().mean()
         norm = self.descent.step(self.update)
         self.update += 1
         self.examples += len(roles) * config.teach.rows
@@ -109,8 +110,8 @@ class Teaching:
             wording, example = rng.choice(role.unseen or role.wordings), self.task.draw(role, rng, True)
             given = self.lesson([[example]], [wording])
             with torch.no_grad():
-                logits = self.actor(given.arguments(), self.actor.weights(self.who([role], [wording]))).logits
-            written = self.backbone.decode(logits[0, :-1].argmax(-1)[given.counts[0] > 0].tolist())
+                scores = self.scores(given, self.actor.weights(self.who([role], [wording])))
+            written = self.backbone.decode(scores.argmax(-1).tolist())
             lines.append(f"{role.name}: {example.prompt!r} -> {written.strip()!r} (wanted {example.answer!r})")
         return "\n".join(lines)
 
@@ -147,9 +148,18 @@ class Teaching:
         With `apart`, a role's last row is an unrelated one, whose answer may go on.
         """
         prompted = self.config.sharing.id_in_observation and not plain
+        return self._lesson(examples, [wording if prompted else None for wording in wordings], apart)
+
+    def _lesson(self, examples: Sequence[Sequence[Example]], roles: Sequence[str | None], apart: bool) -> Lesson:
         ends = [[not (apart and j == len(few) - 1) for j in range(len(few))] for few in examples]
-        roles = [wording if prompted else None for wording in wordings]
         return lesson(self.backbone, self.config.backbone.frame, examples, roles, ends=ends)
+
+    def scores(self, given: Lesson, weights: Weights | None = None) -> Tensor:
+        """`[P, V]` under these adapters; without them, of the frozen model and without gradient."""
+        if weights is not None:
+            return given.scores(self.backbone, lambda arguments: self.actor(arguments, weights))
+        with torch.no_grad():
+            return given.scores(self.backbone, lambda arguments: self.target.network(**arguments))
 
     def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
         """The control: always the same wrong role's words for a role."""
@@ -159,21 +169,9 @@ class Teaching:
         rng = random.Random(f"{self.config.seed}/{self.update}/shuffled")
         return [rng.choice(order[self.numbers[role.name]].wordings) for role in roles]
 
-    def _distil(
-        self,
-        logits: Tensor,
-        given: Lesson,
-        examples: Sequence[Sequence[Example]],
-        wordings: Sequence[str],
-        apart: bool,
-        ours: Tensor,
-    ) -> Tensor:
-        """Divergence from the frozen model that has the description in its prompt (context distillation)."""
-        ends = [[not (apart and j == len(few) - 1) for j in range(len(few))] for few in examples]
-        teacher = lesson(self.backbone, self.config.backbone.frame, examples, list(wordings), ends=ends)
-        with torch.no_grad():
-            taught = self.target.network(**teacher.arguments()).logits
-        return _mean(divergence(logits, taught, given), given.counts * ours)
+    def _taught(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool) -> Tensor:
+        """What the frozen model expects with the description in its prompt (context distillation), `[P, V]`."""
+        return self.scores(self._lesson(examples, list(wordings), apart))
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

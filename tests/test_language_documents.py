@@ -99,6 +99,12 @@ def test_every_document_states_one_value_of_as_many_topics_as_it_has_clauses() -
     assert min(where) < 0.2 and max(where) > 0.8, "anywhere in the text"
 
 
+def test_no_two_documents_state_the_same_even_where_chance_would_have_it() -> None:
+    """Of 800 draws among some 18,000 combinations about eighteen would be repeated."""
+    one = task(documents=600, held_out=200, clauses=2, words=40)
+    assert len({frozenset(all_stated(role).items()) for role in one.roles}) == 800
+
+
 @pytest.mark.parametrize("test", [False, True])
 def test_questions_are_of_the_documents_own_clauses_and_answers_stand_in_its_text(test: bool) -> None:
     wordings = {text: topic for topic in TOPICS for text in (topic.unseen if test else topic.questions)}

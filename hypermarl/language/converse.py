@@ -66,23 +66,35 @@ class Turn:
 
 
 class Speech:
-    """The frozen model under given adapters (None: by itself), as a policy over answers."""
+    """The frozen model under given adapters (None: by itself), as a policy over answers.
 
-    def __init__(self, backbone: Backbone, target: LoRATarget, weights: Weights | None, temperature: float) -> None:
+    `room` is for how many tokens the graph of choices may be held; None: for all.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        target: LoRATarget,
+        weights: Weights | None,
+        temperature: float,
+        room: int | None = None,
+    ) -> None:
         self.backbone = backbone
         self.target = target
         self.weights = weights
         self.temperature = temperature
-        self.kept = 0  # tokens of passes whose graph is held
+        self.room = room
         self._made: dict[tuple[int, ...], Adapters] = {}
 
     def choices(self, questions: Sequence[Question]) -> list[Tensor]:
-        """Log-probabilities of each question's words; with gradient as long as what that keeps has its place."""
+        """Log-probabilities of each question's words; with gradient as long as there is `room` for its graph."""
         found: list[Tensor] = []
         for piece in pieces(questions, lambda question: len(question.tokens)):
             rows, order, places = self._rows(piece, [question.tokens for question in piece])
-            self.kept += rows.ids.numel() if torch.is_grad_enabled() else 0
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.kept <= PIECE), self._attached(order) as model:
+            tracked = torch.is_grad_enabled() and (self.room is None or rows.ids.numel() <= self.room)
+            if self.room is not None:
+                self.room -= rows.ids.numel() if tracked else 0
+            with torch.set_grad_enabled(tracked), self._attached(order) as model:
                 logits = model(**rows.arguments(), use_cache=False, logits_to_keep=1).logits[:, -1]
                 longest = max(len(question.words) for question in piece)
                 words = torch.tensor([(*q.words, *(longest - len(q.words)) * (-1,)) for q in piece])
@@ -335,13 +347,13 @@ def stacked(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-torch.inf)
 
 
-def pieces(items: Sequence[Any], tokens: Callable[[Any], int], most: int = PIECE) -> list[list[Any]]:
-    """Cut so that a piece, its rows padded to the longest, has at most so many tokens."""
+def pieces(items: Sequence[Any], tokens: Callable[[Any], int]) -> list[list[Any]]:
+    """Cut so that a piece, its rows padded to the longest, has at most PIECE tokens."""
     found: list[list[Any]] = []
     longest = 0
     for item in items:
         longest = max(longest, tokens(item))
-        if not found or longest * (len(found[-1]) + 1) > most:
+        if not found or longest * (len(found[-1]) + 1) > PIECE:
             found.append([])
             longest = tokens(item)
         found[-1].append(item)

@@ -83,7 +83,6 @@ class Judge:
     def _chosen(self, part: Part, speech: Speech, known: dict[Question, Tensor]) -> Judged:
         rows = [known.get(question) for question in part.questions]
         if any(row is None or not row.requires_grad for row in rows):
-            speech.kept = 0  # the graph of the part before is gone
             log_probs = stacked(speech.choices(part.questions))
         else:
             log_probs = stacked([row for row in rows if row is not None])

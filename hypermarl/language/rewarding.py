@@ -17,6 +17,7 @@ from hypermarl.envs.words import TextEnv, make_text
 from hypermarl.errors import UserError
 from hypermarl.evaluation.metrics import Episodes
 from hypermarl.evaluation.pettingzoo import evaluate
+from hypermarl.language import converse as conversing
 from hypermarl.language.agents import Descriptions, build_actor, identity, open_backbone
 from hypermarl.language.converse import Asking, Conversation, Speech, Turn, converse
 from hypermarl.language.descent import Descent
@@ -78,7 +79,9 @@ class Rewarding:
         config = self.config.reward
         weights, speech = self._speech()
         with torch.set_grad_enabled(config.epochs == 1):  # then what is said is also what is learned from
+            speech.room = conversing.PIECE
             talk = self.converse(speech)
+            speech.room = None
         if not talk.turns:
             raise UserError(f"Nobody had anything to choose in {self.config.name}; there is nothing to learn.")
         parts, advantage = parted(talk, self.backbone.device), self._advantages(talk)

@@ -29,11 +29,13 @@ class _Past:
     now: float
     best: float
     worst: float
-    noise: float = 0.0  # mean square of what single updates are off by
+    last: float
+    noise: float = 0.0  # variance of single updates, from neighbouring ones: a lasting fall counts only once
     first_length: float | None = None
 
     def take(self, value: float, memory: float) -> None:
-        self.noise = memory * self.noise + (1.0 - memory) * (value - self.now) ** 2
+        self.noise = memory * self.noise + (1.0 - memory) * (value - self.last) ** 2 / 2.0
+        self.last = value
         self.now = memory * self.now + (1.0 - memory) * value
         self.best, self.worst = max(self.best, self.now), min(self.worst, self.now)
 
@@ -119,7 +121,7 @@ class Watch:
         if name in self._past:
             self._past[name].take(value, self.bounds.memory)
         else:
-            self._past[name] = _Past(value, value, value)
+            self._past[name] = _Past(value, value, value, value)
         return self._past[name]
 
     def _say(self, name: str, what: str, wrong: bool, sentence: str) -> list[str]:

@@ -13,6 +13,7 @@ import typer
 from hypermarl import config as settings
 from hypermarl.completion import complete
 from hypermarl.errors import UserError
+from hypermarl.language_cli import joined
 from hypermarl.sweep import options
 
 if TYPE_CHECKING:
@@ -37,20 +38,30 @@ EXTRAS = {
     "tokenizers": "language",
     "gguf": "language",
 }
-LISTS = {"envs": "env", "algorithms": "algorithm", "sharing": "sharing", "models": "model", "speeds": "speed"}
+LISTS = {
+    "envs": "env",
+    "algorithms": "algorithm",
+    "sharing": "sharing",
+    "models": "model",
+    "speeds": "speed",
+    "tasks": "task",
+    "texts": "env",
+}
 ANY_ENV = {
     "vmas/<scenario>": "any scenario of VMAS; its options as env.options.<name>=...",
     "pettingzoo/<module>": "any PettingZoo environment, for instance pettingzoo/mpe2.simple_tag_v3",
     "<package.module>:<function>": "your own function that returns a PettingZoo ParallelEnv or AECEnv",
 }
 
-app = typer.Typer(
-    name="hypermarl",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, evaluate and watch teams of agents whose weights one hypernetwork generates.",
+app = joined(
+    typer.Typer(
+        name="hypermarl",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Train, evaluate and watch teams of agents whose weights one hypernetwork generates.",
+    )
 )
 
 
@@ -112,7 +123,12 @@ def resume(
         int | None, typer.Option(min=1, help="Train to this frame instead of the one first asked for.")
     ] = None,
 ) -> None:
-    """Continue a run from its newest checkpoint, as if it had never stopped."""
+    """Continue a run from its newest checkpoint, as if it had never stopped; frames of language agents are updates."""
+    if of_words(run):
+        from hypermarl.language import command
+
+        command.resume(run, frames)
+        return
     from hypermarl.marl.train import Experiment
 
     made = Experiment.resume(run, frames)
@@ -126,14 +142,27 @@ def evaluate(
     run: Run,
     words: EnvWords = None,
     form: Annotated[Form, typer.Option(help="Many copies at once, one copy through PettingZoo, or both.")] = Form.both,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes per form and seed of the run.")] = 100,
+    episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Episodes per form and seed of the run (default: 100).", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 10_000,
     run_seed: RunSeed = None,
     sampled: Sampled = False,
     device: Device = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write marl-eval's JSON here, one file per form.")] = None,
 ) -> None:
-    """Play episodes and report interquartile means with bootstrap intervals; files go to RUN/evaluation/."""
+    """Play episodes and report interquartile means with bootstrap intervals; files go to RUN/evaluation/.
+
+    Of a run that learned a task, `episodes` is how many examples are asked of each role (default: its teach.items).
+    """
+    if of_words(run):
+        from hypermarl.language import judge
+
+        if form == Form.vectorised:
+            raise UserError("Agents of words have no vectorised form: leave out --form, or say --form pettingzoo.")
+        judge.evaluate(run, words or [], episodes, seed, run_seed, not sampled, device, json)
+        return
     from rich.console import Console
 
     from hypermarl.evaluation import write_json
@@ -143,7 +172,7 @@ def evaluate(
         run,
         env=env_for(run, words or []),
         forms=[each for each in FORMS if form in (each, Form.both)],
-        episodes=episodes,
+        episodes=episodes or 100,
         seed=seed,
         run_seed=run_seed,
         greedy=not sampled,
@@ -225,12 +254,20 @@ def doctor(
 
 @app.command("list")
 def list_presets(
-    what: Annotated[str, typer.Argument(metavar="envs|algorithms|sharing|models|speeds", help="Which presets.")],
+    what: Annotated[str, typer.Argument(metavar="|".join(LISTS), help="Which presets.")],
 ) -> None:
     """Show what can be chosen by name."""
     if what not in LISTS:
         raise UserError(f"There is no list of {what!r}; did you mean {settings.nearest(what, LISTS)!r}?")
-    rows = settings.presets(LISTS[what]) | (ANY_ENV if what == "envs" else {})
+    if what == "texts":
+        from hypermarl.envs.words import text_catalogue
+
+        rows = settings.presets("env", "swarm") | {
+            name: line for name, line in text_catalogue() if name not in settings.presets("env", "swarm")
+        }
+    else:
+        rows = settings.presets(LISTS[what], "train" if what == "envs" else None)
+        rows |= ANY_ENV if what == "envs" else {}
     width = max(map(len, rows))
     for name, line in rows.items():
         print(f"{LISTS[what]}={name:<{width}}  {line}")
@@ -273,12 +310,16 @@ def read_env(words: list[str], own: dict[str, Any] | None = None) -> EnvConfig:
 
 def env_for(run: Path, words: list[str]) -> EnvConfig | None:
     """Where a run's team is to play: None for its own environment, unless `words` change or replace that."""
-    from hypermarl.runs import RunFolder
+    from hypermarl.checkpoints import folder_of
 
-    if not words:
-        return None
-    folder = run.parent.parent if run.parent.name == "checkpoints" else run
-    return read_env(words, RunFolder.open(folder).config["env"])
+    return read_env(words, folder_of(run).config["env"]) if words else None
+
+
+def of_words(run: Path) -> bool:
+    """Whether a run, or the run of a checkpoint, is one of language agents."""
+    from hypermarl.checkpoints import folder_of
+
+    return "backbone" in folder_of(run).config
 
 
 def show_result(result: Result, experiment: ExperimentConfig, ranks: int = 1) -> None:

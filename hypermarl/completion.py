@@ -7,10 +7,24 @@ from hypermarl import config as settings
 
 def complete(incomplete: str) -> list[str]:
     """`env=`, `sharing=`, ... and the names of their presets."""
-    words = [f"{group}=" for group in settings.groups()]
-    for group in settings.groups():
+    return _complete(incomplete, "train")
+
+
+def complete_language(incomplete: str) -> list[str]:
+    """The same for `hypermarl language train`."""
+    return _complete(incomplete, "language")
+
+
+def complete_swarm(incomplete: str) -> list[str]:
+    """The same for `hypermarl swarm train`."""
+    return _complete(incomplete, "swarm")
+
+
+def _complete(incomplete: str, root: str) -> list[str]:
+    words = [f"{group}=" for group in settings.groups(root)]
+    for group in settings.groups(root):
         if incomplete.startswith(f"{group}="):
-            words = [f"{group}={name}" for name in settings.presets(group)]
+            words = [f"{group}={name}" for name in settings.presets(group, root)]
     return [word for word in words if word.startswith(incomplete)]
 
 

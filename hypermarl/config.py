@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -15,23 +15,60 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from hypermarl.errors import UserError
 
 PRESETS = "hypermarl.configs"
-ROOT = "train"
 T = TypeVar("T")
 _KEY = re.compile(r"(\+\+?|~)?[A-Za-z_]\w*(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Root:
+    """What a command starts from, `configs/<root>.yaml`: the groups it has presets of, and the one that must be said.
+
+    `only` and `never` are how the names of presets begin that alone, or not at all, make sense here.
+    """
+
+    groups: tuple[str, ...]
+    needed: str
+    words: str
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    never: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+TEXTS = ("words/", "textarena/")
+READERS = ("hyper_text", "hyper_t2l", "hyper_modulated", "hyper_reader")
+"""Environments that are played in words, and ways of sharing that read them."""
+
+ROOTS = {
+    "train": Root(
+        ("algorithm", "env", "model", "sharing", "speed"),
+        "env",
+        "Say which environment: env=<kind>/<name>, for instance env=vmas/dispersion.",
+        never={"env": TEXTS, "sharing": READERS},
+    ),
+    "language": Root(("sharing", "task"), "task", "Say what is taught: task=<name>, for instance task=roles."),
+    "swarm": Root(
+        ("env", "sharing"),
+        "env",
+        "Say which environment in words: env=<kind>/<name>, for instance env=words/specialisation.",
+        only={"env": TEXTS},
+    ),
+}
 
 
 # ------------------------------------------------------------------------------------------------ presets
 
 
-def groups() -> list[str]:
+def groups(root: str = "train") -> list[str]:
     """The settings that are chosen by the name of a preset: `env`, `sharing`, ..."""
-    return sorted(entry.name for entry in resources.files(PRESETS).iterdir() if _is_group(entry))
+    return sorted(ROOTS[root].groups)
 
 
-def presets(group: str) -> dict[str, str]:
-    """Preset name -> its one-line description, the first comment of its file."""
+def presets(group: str, root: str | None = None) -> dict[str, str]:
+    """Preset name -> its one-line description, the first comment of its file; of all commands, or of one."""
     found: dict[str, str] = {}
     _collect(resources.files(PRESETS).joinpath(group), "", found)
+    if root is not None:
+        only, never = ROOTS[root].only.get(group, ("",)), ROOTS[root].never.get(group, ())
+        found = {name: line for name, line in found.items() if name.startswith(only) and not name.startswith(never)}
     return dict(sorted(found.items()))
 
 
@@ -57,34 +94,50 @@ def _first_comment(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ compose
 
 
-def compose(overrides: Sequence[str], parse: Callable[[str], tuple[str, str]] | None = None) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str], parse: Callable[[str], tuple[str, str]] | None = None, root: str = "train"
+) -> dict[str, Any]:
     """Plain settings from presets and `key=value` words; later wins: defaults, algorithm, environment preset, words.
 
-    `parse` reads an environment that has no preset into (kind, name). Keys are not checked here: `build` does,
-    because the dataclasses are the one list of valid keys.
+    `parse` reads an environment that has no preset into (kind, name); `root` is one of ROOTS. Keys are not checked
+    here: `build` does, because the dataclasses are the one list of valid keys.
     """
-    chosen, settings = _sort_words(overrides)
+    chosen, settings = _sort_words(overrides, root)
     for group, option in chosen.items():
-        if group != "env" and option not in presets(group):
-            raise UserError(f"There is no {group} preset {option!r}; did you mean {nearest(option, presets(group))!r}?")
-    if "env" not in chosen and not any(_key(word).startswith("env.") for word in settings):
-        raise UserError("Say which environment: env=<kind>/<name>, for instance env=vmas/dispersion.")
+        if group != "env":
+            _check_preset(group, option, root)
+    needed = ROOTS[root].needed
+    if needed not in chosen and not any(_key(word).startswith(f"{needed}.") for word in settings):
+        raise UserError(ROOTS[root].words)
     env = chosen.get("env")
     named: tuple[str, str] | None = None
-    if env is not None and env not in presets("env"):
+    if env is not None and env not in presets("env", root):
         if parse is None:
-            raise UserError(f"There is no env preset {env!r}; did you mean {nearest(env, presets('env'))!r}?")
-        named = parse(chosen.pop("env"))
-    composed = _hydra([f"{group}={option}" for group, option in chosen.items()] + settings)
+            _check_preset("env", env, root)
+        else:
+            named = parse(chosen.pop("env"))
+    composed = _hydra([f"{group}={option}" for group, option in chosen.items()] + settings, root)
     if named is not None:
         given = composed.get("env") or {}
         composed["env"] = {"kind": named[0], "name": named[1], **given}
     return composed
 
 
-def _sort_words(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _check_preset(group: str, option: str, root: str) -> None:
+    known = presets(group, root)
+    if option in known:
+        return
+    hint = f"did you mean {nearest(option, known)!r}?"
+    if option in presets(group):
+        whose = "language" if root == "train" else "control"
+        raise UserError(f"{group}={option} is for {whose} agents; {hint}")
+    raise UserError(f"There is no {group} preset {option!r}; {hint}")
+
+
+def _sort_words(overrides: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
     """Words that choose a preset, by group, and words that set a value, as Hydra wants them."""
-    known = groups()
+    known = groups(root)
+    foreign = {group for other in ROOTS for group in groups(other)} - set(known)
     chosen: dict[str, str] = {}
     settings: list[str] = []
     for word in overrides:
@@ -92,6 +145,8 @@ def _sort_words(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         key, value = key.strip(), value.strip().strip("'\"")
         if not _KEY.fullmatch(key) or (not sign and not key.startswith("~")):
             raise UserError(f"{word!r} is not of the form key=value.")
+        if key in foreign:
+            raise UserError(f"{word!r} has no meaning here: presets are chosen by {', '.join(f'{g}=' for g in known)}.")
         if key not in known:
             if _key(word).partition(".")[0] == "hydra":
                 raise UserError(f"Unknown key {_key(word)!r}: Hydra's own settings play no part here.")
@@ -100,7 +155,8 @@ def _sort_words(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         elif key in chosen:
             raise UserError(f"{key} is given twice: {chosen[key]!r} and {value!r}.")
         elif not value:
-            raise UserError(f"{key}= lacks the name of a preset, for instance {key}={next(iter(presets(key)))}.")
+            example = next(iter(presets(key, root)))
+            raise UserError(f"{key}= lacks the name of a preset, for instance {key}={example}.")
         else:
             chosen[key] = value
     return chosen, settings
@@ -110,7 +166,7 @@ def _key(word: str) -> str:
     return word.partition("=")[0].strip().lstrip("+~")
 
 
-def _hydra(words: list[str]) -> dict[str, Any]:
+def _hydra(words: list[str], root: str) -> dict[str, Any]:
     """Compose `words` with Hydra, leaving working directory, logging and a caller's own Hydra as they were."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
@@ -136,7 +192,7 @@ def _hydra(words: list[str]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(PRESETS, version_base="1.3"):
-            config = hydra_compose(ROOT, overrides=words)
+            config = hydra_compose(root, overrides=words)
         plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"The settings cannot be put together: {_line(error)}") from error

@@ -15,7 +15,7 @@ from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.marl.policy import Policy, build_policies
 from hypermarl.marl.settings import ExperimentConfig
 
-SHARINGS = tuple(settings.presets("sharing"))
+SHARINGS = tuple(settings.presets("sharing", "train"))
 TINY = ("model.actor=[7,6]", "model.critic=[5]", "model.hidden=4", "env.num_envs=3", "train.steps=8")
 QUIET = ("train.progress=false", "train.tensorboard=false", "evaluation.video=false", "evaluation.episodes=2")
 M = TypeVar("M", bound=nn.Module)

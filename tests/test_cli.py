@@ -367,7 +367,7 @@ def test_without_extras_the_core_trains_and_the_rest_names_its_pip_command(
 def test_list_shows_every_preset_with_its_line(say) -> None:  # type: ignore[no-untyped-def]
     for what, group in cli.LISTS.items():
         said = say("list", what)
-        for name, line in settings.presets(group).items():
+        for name, line in settings.presets(group, {"envs": "train", "texts": "swarm"}.get(what)).items():
             assert re.search(rf"^{group}={re.escape(name)} +{re.escape(line)}$", said.out, re.MULTILINE)
     assert "vmas/<scenario>" in say("list", "envs").out
 
@@ -385,7 +385,8 @@ def test_completion_offers_groups_then_presets() -> None:
 
 def test_help_lists_every_command(say) -> None:  # type: ignore[no-untyped-def]
     out = say("--help").out
-    for command in ("train", "sweep", "resume", "evaluate", "render", "export", "list", "doctor", "version"):
+    work = ("train", "sweep", "language", "swarm", "resume", "evaluate", "render", "export")
+    for command in (*work, "list", "doctor", "version"):
         assert re.search(rf"^│ {command} ", out, re.MULTILINE), command
 
 
@@ -393,7 +394,7 @@ def test_help_and_list_do_not_wait_for_torch() -> None:
     script = (
         "import sys; from hypermarl import cli\ntry: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
     )
-    for words in (["--help"], ["train", "--help"], ["sweep", "--help"], ["list", "envs"]):
+    for words in (["--help"], ["train", "--help"], ["sweep", "--help"], ["swarm", "train", "--help"], ["list", "envs"]):
         subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
 
 

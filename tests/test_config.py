@@ -51,7 +51,7 @@ class Outer:
 # ------------------------------------------------------------------------------------------------ presets
 
 
-@pytest.mark.parametrize("name", settings.presets("env"))
+@pytest.mark.parametrize("name", settings.presets("env", "train"))
 def test_every_environment_preset_builds_and_means_its_own_name(name: str) -> None:
     env = experiment(f"env={name}").env
     assert name.startswith(f"{env.kind}/") and name.removeprefix(f"{env.kind}/").startswith(env.name)
@@ -59,11 +59,11 @@ def test_every_environment_preset_builds_and_means_its_own_name(name: str) -> No
 
 @pytest.mark.parametrize("group", ["sharing", "algorithm"])
 def test_every_other_preset_builds_under_its_own_name(group: str) -> None:
-    for name in settings.presets(group):
+    for name in settings.presets(group, "train"):
         assert getattr(experiment(DISPERSION, f"{group}={name}"), group).name == name
 
 
-@pytest.mark.parametrize("group", settings.groups())
+@pytest.mark.parametrize("group", sorted({group for root in settings.ROOTS for group in settings.groups(root)}))
 def test_every_preset_has_a_line_to_list(group: str) -> None:
     lines = settings.presets(group)
     assert lines and all(0 < len(line) < 120 and "@" not in line for line in lines.values())

@@ -263,7 +263,7 @@ def test_real_games_have_the_words_of_their_state() -> None:
 
 @pytest.mark.parametrize("preset", [name for name in presets("env") if name.startswith("textarena/")])
 def test_every_preset_names_an_adapted_game_and_its_options(preset: str) -> None:
-    settings = compose([f"env={preset}"])["env"]
+    settings = compose([f"env={preset}"], root="swarm")["env"]
     assert f"{settings['kind']}/{settings['name']}" == preset
     if find_spec("textarena") is None:
         with pytest.raises(EnvironmentFault, match="needs the package 'textarena'"):

@@ -444,7 +444,7 @@ def test_training_of_numbers_sends_environments_in_words_elsewhere(text: str) ->
 
 @pytest.mark.parametrize("preset", [name for name in presets("env") if name.startswith("words/")])
 def test_every_preset_makes_its_game(preset: str) -> None:
-    settings = compose([f"env={preset}"])["env"]
+    settings = compose([f"env={preset}"], root="swarm")["env"]
     one: Any = make_text(settings["kind"], settings["name"], options=settings["options"])
     assert one.name == preset and one.reset(0)
 

@@ -11,40 +11,7 @@ from torch import Tensor
 from hypermarl.envs.interface import Continuous, Discrete, Group
 from hypermarl.errors import UserError
 from hypermarl.marl.policy import Policy
-from hypermarl.runs import Checkpoint, RunFolder
-
-
-def find_checkpoint(path: Path, seed: int | None = None) -> tuple[RunFolder, Checkpoint]:
-    """The run and checkpoint that `path` and `seed` mean."""
-    frame = None
-    if path.parent.name == "checkpoints" and not (path / "config.json").exists():
-        path, frame = path.parent.parent, path.name
-    folder = _of_seed(RunFolder.open(path), seed)
-    if frame is not None:
-        for checkpoint in folder.checkpoints():
-            if checkpoint.path.name == frame:
-                return folder, checkpoint
-        raise UserError(f"{folder.path} has no complete checkpoint {frame}.")
-    latest = folder.latest()
-    if latest is None:
-        raise UserError(f"{folder.path} has no checkpoint yet.")
-    return folder, latest
-
-
-def _of_seed(folder: RunFolder, seed: int | None) -> RunFolder:
-    """The folder of one seed: the run itself, or one of those that a run of several seeds holds."""
-    seeds = {int(each.config.get("seed", 0)): each for each in folder.seeds()}
-    if not seeds:
-        own = folder.config.get("seed", seed)
-        if seed not in (None, own):
-            raise UserError(f"{folder.path} holds seed {own}, not {seed}.")
-        return folder
-    names = ", ".join(map(str, seeds))
-    if seed is None:
-        raise UserError(f"{folder.path} holds seeds {names}; say which with seed= (--run-seed on the command line).")
-    if seed not in seeds:
-        raise UserError(f"{folder.path} holds no seed {seed}, only {names}.")
-    return seeds[seed]
+from hypermarl.runs import RunFolder
 
 
 def restore(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor], source: Path) -> None:

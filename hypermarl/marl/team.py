@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypermarl import config as settings
+from hypermarl.checkpoints import find_checkpoint
 from hypermarl.envs.bridge import open_environment
 from hypermarl.envs.interface import Continuous, Discrete, EnvironmentFault, Group
 from hypermarl.envs.spaces import Misfit, Reader, Writer, action_form, observation_form
@@ -23,7 +24,7 @@ from hypermarl.errors import UserError
 from hypermarl.evaluation.pettingzoo import split_masks
 from hypermarl.marl.distributions import Parameters
 from hypermarl.marl.policy import Policy, build_policy
-from hypermarl.marl.saved import find_checkpoint, groups_from, restore
+from hypermarl.marl.saved import groups_from, restore
 from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.marl.squad import Likeness, Squad
 from hypermarl.runs import Checkpoint, RunFolder

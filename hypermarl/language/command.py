@@ -1,0 +1,72 @@
+"""What `hypermarl language ...`, `hypermarl swarm ...` and `hypermarl resume` of their runs do and print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hypermarl import config as settings
+from hypermarl.checkpoints import folder_of
+from hypermarl.envs.words import parse_text
+from hypermarl.language import judge
+from hypermarl.language import run as runs
+from hypermarl.language.settings import LanguageConfig
+
+
+def train(words: Sequence[str], root: str, dry_run: bool = False) -> None:
+    """`root` is `language` or `swarm`, whose presets the words choose from."""
+    config = settings.build(LanguageConfig, settings.compose(words, parse_text, root))
+    if dry_run:
+        show_plan(config)
+        return
+    show(runs.train(config), config)
+
+
+def resume(path: Path, updates: int | None) -> None:
+    folder = folder_of(path)
+    results = runs.resume(folder.path, updates)
+    show(results, runs.config_of(folder))
+
+
+def show(results: Sequence[runs.Result], config: LanguageConfig) -> None:
+    """What a person wants to know when training ends: how good it is, what is said now, and what to do next."""
+    console = Console(highlight=False)
+    last = results[-1]
+    whole = last.folder.parent if config.seeds > 1 else last.folder
+    print(f"{'Trained' if last.finished else 'Stopped after'} {last.update:,} updates, sharing={config.sharing.name}.")
+    finished = [result for result in results if result.finished]
+    if finished:
+        console.print(judge.results_table(config, [result.results for result in finished]))
+    if config.env is not None and last.update > 0:
+        console.print(judge.answers(last.folder, config.device))
+    print(f"Run folder:  {whole}")
+    print(f"Curves:      tensorboard --logdir {whole}")
+    if not last.finished:
+        print(f"Next:        hypermarl resume {whole}")
+        return
+    print(f"Next:        hypermarl evaluate {whole}")
+    if config.reads:
+        print(f'             hypermarl language generate {last.folder} --text "..." --out adapters')
+    print(f'             hypermarl.load_swarm("{last.folder}") in Python')
+
+
+def show_plan(config: LanguageConfig) -> None:
+    """Print the settings as YAML, then what would be trained and how large an adapter is."""
+    learner = runs.make_learner(config)
+    print(yaml.safe_dump(settings.to_dict(config), sort_keys=False, default_flow_style=None, width=100).rstrip())
+    actor = learner.actor
+    counts = {
+        part: sum(p.numel() for p in module.parameters() if p.requires_grad)
+        for part, module in (("conditioner", actor.conditioner), ("generator", actor.generator))
+    }
+    table = Table(title="Trained parameters", caption_justify="left")
+    for name in (*counts, "all", "one adapter", "bytes of an adapter"):
+        table.add_column(name, justify="right")
+    numel = learner.target.spec.numel()
+    row = (*counts.values(), sum(counts.values()), numel, 4 * numel)
+    table.add_row(*(f"{each:,}" for each in row))
+    Console(highlight=False).print(table)

@@ -24,7 +24,7 @@ class BackboneConfig:
     modules: tuple[str, ...] = ("q_proj", "v_proj")
     rank: int = 8
     alpha: float = 16.0
-    frame: str = "{prompt}:"  # what surrounds a prompt, or "chat": the model's own template
+    frame: str = "\n{prompt} ->"  # what surrounds a prompt, or "chat": the model's own template
 
 
 @dataclass(frozen=True)

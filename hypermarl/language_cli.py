@@ -54,13 +54,16 @@ def generate(
         list[Path] | None,
         typer.Option(help="A file read whole, in chunks if it is long; their adapters add up to one of more rank."),
     ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a document's chunk.", show_default="what the encoder reads")
+    ] = None,
     run_seed: Annotated[int | None, typer.Option(help="Which generator of a run that trained several seeds.")] = None,
     device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Write the adapters of texts, in one forward pass each, as PEFT folders that transformers and vLLM read."""
     from hypermarl.language import command
 
-    command.generate(run, out, list(text or []), texts, list(document or []), run_seed, device)
+    command.generate(run, out, list(text or []), texts, list(document or []), run_seed, device, chunk)
 
 
 def joined(app: typer.Typer) -> typer.Typer:

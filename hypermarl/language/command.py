@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +14,12 @@ from rich.table import Table
 from hypermarl import config as settings
 from hypermarl.checkpoints import folder_of
 from hypermarl.envs.words import parse_text
+from hypermarl.errors import UserError
 from hypermarl.language import judge
 from hypermarl.language import run as runs
+from hypermarl.language.compose import composed, cut, measure, read_text
+from hypermarl.language.export import SERVED, served, write_adapter
+from hypermarl.language.load import Author, open_author
 from hypermarl.language.settings import LanguageConfig
 
 
@@ -30,6 +36,60 @@ def resume(path: Path, updates: int | None) -> None:
     folder = folder_of(path)
     results = runs.resume(folder.path, updates)
     show(results, runs.config_of(folder))
+
+
+def generate(
+    path: Path,
+    out: Path,
+    texts: Sequence[str],
+    file: Path | None,
+    documents: Sequence[Path],
+    run_seed: int | None,
+    device: str,
+    chunk: int | None = None,
+) -> None:
+    """A PEFT folder in `out` for every text, every line of `file` and every document."""
+    told = [*texts, *(line for line in (read_text(file).splitlines() if file else ()) if line.strip())]
+    wanted = {document: read_text(document) for document in documents}
+    if not told and not wanted:
+        raise UserError("Say what the adapters are for: --text, --texts or --document.")
+    author = open_author(path, run_seed, device)
+    author.check_reads()
+    taken: set[str] = set()
+    for text in told:
+        write(author, out / _name(text, taken), [text], text)
+    for document, text in wanted.items():
+        tokens, window = measure(author.config, author.backbone)
+        if chunk is not None and chunk > window:
+            raise UserError(f"--chunk {chunk} is more than the {window} tokens that the encoder reads.")
+        write(author, out / _name(document.stem, taken), cut(text, tokens, chunk or window), text)
+    print(f"Prompts go in the frame they were trained in, {author.config.backbone.frame!r}.")
+
+
+def write(author: Author, folder: Path, chunks: Sequence[str], text: str) -> None:
+    """The adapter of a text in one or several chunks."""
+    generated = author.weights([author.code(each) for each in chunks])
+    target, weights = composed(author.target, generated, author.shared())
+    frame = author.config.backbone.frame
+    write_adapter(folder, author.backbone, target, weights, generator=author.sha256, text=text, frame=frame)
+    most = served(target.rank)
+    if most is None:
+        sentence = f"the rank {target.rank} of {folder} is more than the {SERVED[-1]} that vLLM serves"
+        print(f"warning: {sentence}; larger chunks give fewer ranks.", file=sys.stderr)
+    serving = f"; vLLM serves it with --max-lora-rank {most}" if most else ""
+    several = f" of {len(chunks)} chunks" if len(chunks) > 1 else ""
+    print(f"wrote {folder}  (rank {target.rank}{several}{serving})")
+
+
+def _name(text: str, taken: set[str]) -> str:
+    """A folder's name out of a text, none given twice."""
+    plain = "-".join(re.findall(r"[a-z0-9]+", text.lower()))[:40].strip("-") or "adapter"
+    name, number = plain, 1
+    while name in taken:
+        number += 1
+        name = f"{plain}-{number}"
+    taken.add(name)
+    return name
 
 
 def show(results: Sequence[runs.Result], config: LanguageConfig) -> None:

@@ -30,6 +30,8 @@ from hypermarl.spec import Weights
 from hypermarl.targets.lora import LoRATarget
 
 FORMAT = 1
+SERVED = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's --max-lora-rank."""
 CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "hypermarl.json"
 _PREFIX = "base_model.model."
 
@@ -52,8 +54,16 @@ def write_adapter(
     *,
     generator: str | None = None,
     text: str | None = None,
+    frame: str | None = None,
 ) -> Path:
-    """Agent number `agent` of `weights [N, *shape]` as a PEFT folder, in single precision."""
+    """Agent number `agent` of `weights [N, *shape]` as a PEFT folder, in single precision.
+
+    It keeps to what vLLM's `/v1/load_lora_adapter` asks of a folder: `adapter_config.json` and
+    `adapter_model.safetensors` in it, `r` at most the server's --max-lora-rank (one of SERVED), `target_modules` as a
+    list of names, bias "none", no `modules_to_save` and no DoRA, and tensors called
+    `base_model.model.<path>.lora_A.weight` and `lora_B.weight`. `generator`, `text` and `frame`, in which prompts were
+    trained, are kept beside, for people and for `read_adapter`.
+    """
     folder = Path(folder)
     target.spec.check(weights)
     tensors: dict[str, Tensor] = {}
@@ -69,6 +79,7 @@ def write_adapter(
         "base": {"name": backbone.name, "sha256": backbone.sha256},
         "generator": generator,
         "text": text,
+        "frame": frame,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     try:
@@ -105,6 +116,11 @@ def read_adapter(folder: str | Path, backbone: Backbone, target: LoRATarget) -> 
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{folder / TENSORS} cannot be read: {error}.") from error
     return StoredAdapter(_ordered(folder, tensors, target), ours.get("generator"), ours.get("text"))
+
+
+def served(rank: int) -> int | None:
+    """The smallest --max-lora-rank with which vLLM serves an adapter of this rank; None if there is none."""
+    return next((most for most in SERVED if rank <= most), None)
 
 
 def _config(backbone: Backbone, target: LoRATarget) -> dict[str, Any]:

@@ -6,14 +6,17 @@ Letters: `N` agents, `R` rows of each, `V` vocabulary.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from hypermarl.errors import UserError
+from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
 from hypermarl.language.room import check_room, row_bytes
 from hypermarl.language.rows import Rows, Sampling, continuation
@@ -21,6 +24,9 @@ from hypermarl.spec import Weights
 from hypermarl.targets.lora import Adapters, LoRATarget
 
 Prompts = Mapping[str, str | Sequence[str]]
+Likeness = str | Mapping[str, float]
+"""A known agent, or how much of each a newcomer is."""
+GUEST = "guest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +38,45 @@ class Piece:
     text: str
 
 
+class Author(Protocol):
+    """Writes adapters, so that newcomers can join: a trained generator, see `hypermarl.language.load`."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether all agents have one adapter."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether who an agent is stands in its prompts."""
+
+    def code(self, text: str | None, agent: str | None = None) -> Tensor:
+        """What the generator reads of an agent, `[1, d]`."""
+
+    def mixed(self, codes: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """What it reads of one between others."""
+
+    def weights(self, codes: Sequence[Tensor]) -> Weights:
+        """Adapters, `[N, *shape]`."""
+
+
 class Swarm:
     """Named agents on one frozen model; `weights` are their adapters, `{name: [N, *shape]}`."""
 
-    def __init__(self, backbone: Backbone, target: LoRATarget, agents: Sequence[str], weights: Weights) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        target: LoRATarget,
+        agents: Sequence[str],
+        weights: Weights,
+        *,
+        frame: str | None = None,
+        roles: Mapping[str, str] | None = None,
+        author: Author | None = None,
+        codes: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`frame` is put around prompts unless a call says `chat` (None: as `Backbone.encode` does it), and `roles` are
+        what an agent's prompts begin with; `author` wrote the weights for agents of these `codes`, and can write more.
+        """
         if target.network is not backbone.model:
             raise ValueError("the adapters were made for another model object than the swarm's")
         if not agents or len(set(agents)) < len(agents):
@@ -47,13 +88,45 @@ class Swarm:
         self.backbone = backbone
         self.target = target
         self.agents = tuple(agents)
-        self.weights = weights
+        self.weights = dict(weights)
+        self.frame = frame
+        self.roles = dict(roles or {})
+        self.author = author
+        self.codes = dict(codes or {})
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Memory of the frozen model and of all adapters together."""
         sizes = {"model": list(self.backbone.model.parameters()), "adapters": list(self.weights.values())}
         return {part: sum(t.numel() * t.element_size() for t in tensors) for part, tensors in sizes.items()}
+
+    def add(self, agent: str, *, role: str | None = None, like: Likeness | None = None) -> None:
+        """Let a newcomer join: its adapter is generated, nothing is trained, nobody else changes.
+
+        `role` describes it in words; `like` names a known agent, or says how much of each it is.
+        """
+        if agent in self.agents:
+            raise UserError(f"There is an agent {agent!r} in this swarm already.")
+        weights, code = self._made(role, like)
+        for name, mine in weights.items():
+            known = self.weights[name]
+            if len(known) > 1 or not torch.equal(known, mine):  # else all share it, the newcomer too
+                self.weights[name] = torch.cat([known.expand(len(self.agents), -1, -1), mine])
+        self.agents = (*self.agents, agent)
+        self.codes[agent] = code
+        if role is not None and self.author is not None and self.author.prompted:
+            self.roles[agent] = role
+
+    @contextmanager
+    def agent(self, text: str | None = None, *, like: Likeness | None = None) -> Iterator[Guest]:
+        """An agent for as long as the block lasts: `with swarm.agent(text="...") as agent: agent.generate(prompt)`."""
+        weights, _ = self._made(text, like)
+        roles = {GUEST: text} if text is not None and self.author is not None and self.author.prompted else None
+        guest = Guest(Swarm(self.backbone, self.target, [GUEST], weights, frame=self.frame, roles=roles))
+        try:
+            yield guest
+        finally:
+            guest.leave()
 
     def generate(
         self,
@@ -105,7 +178,7 @@ class Swarm:
     def logits(self, prompts: Prompts, *, chat: bool | None = None) -> dict[str, Tensor]:
         """Scores of what would come next, `[R, V]` for each agent."""
         texts, owners = self._asked(prompts)
-        rows = self._rows(texts, chat, 0)
+        rows = self._rows(prompts, texts, chat, 0)
         with torch.no_grad(), self.target.attached(self._adapters(prompts)) as model:
             scores = model(**rows.arguments(), use_cache=False, logits_to_keep=1).logits[:, -1][rows.real]
         return {agent: scores[[i for i, owner in enumerate(owners) if owner[0] == agent]] for agent in prompts}
@@ -113,17 +186,53 @@ class Swarm:
     def _asked(self, prompts: Prompts) -> tuple[list[list[str]], list[tuple[str, int]]]:
         """The texts of each agent asked, and whose each row is."""
         for agent in prompts:
-            if agent not in self.agents:
-                close = difflib.get_close_matches(agent, self.agents, n=1)
-                known = f"did you mean {close[0]!r}" if close else f"it has {', '.join(self.agents)}"
-                raise UserError(f"There is no agent {agent!r} in this swarm; {known}.")
+            self._check_known(agent)
         texts = [[asked] if isinstance(asked, str) else list(asked) for asked in prompts.values()]
         if not texts or not all(texts):
             raise UserError("Nothing was asked: give every agent named at least one prompt.")
         return texts, [(agent, row) for agent, rows in zip(prompts, texts, strict=True) for row in range(len(rows))]
 
-    def _rows(self, texts: list[list[str]], chat: bool | None, more: int) -> Rows:
-        tokens = [[self.backbone.encode(text, chat=chat) for text in rows] for rows in texts]
+    def _made(self, role: str | None, like: Likeness | None) -> tuple[Weights, Tensor]:
+        """The adapter of a newcomer, and its code."""
+        author = self.author
+        if author is None:
+            raise UserError(
+                "Nobody can join a swarm without a generator; hypermarl.load_swarm(RUN) gives one with its."
+            )
+        if (role is None) == (like is None):
+            raise UserError("Say who a newcomer is either in words, role=..., or by whom it is like, like=...")
+        if role is not None:
+            if not role.strip():
+                raise UserError("A description is empty; say in words what it should be.")
+            code = author.code(role)
+        else:
+            assert like is not None
+            if author.prompted:
+                raise UserError("In this swarm who an agent is stands in its prompt; describe a newcomer by role=...")
+            shares = {like: 1.0} if isinstance(like, str) else dict(like)
+            for agent in shares:
+                self._check_known(agent)
+            if not shares or not all(math.isfinite(share) for share in shares.values()):
+                raise UserError("like= needs at least one agent, and a finite number for each.")
+            code = author.mixed([self.codes[agent] for agent in shares], list(shares.values()))
+        return author.weights([code]), code
+
+    def _check_known(self, agent: str) -> None:
+        if agent not in self.agents:
+            close = difflib.get_close_matches(agent, self.agents, n=1)
+            known = f"did you mean {close[0]!r}" if close else f"it has {_few(self.agents)}"
+            raise UserError(f"There is no agent {agent!r} in this swarm; {known}.")
+
+    def _encode(self, agent: str, text: str, chat: bool | None) -> list[int]:
+        role = self.roles.get(agent)
+        if self.frame is None or chat is not None or not text.strip():
+            return self.backbone.encode(text, chat=chat, system=role)
+        return framed(self.backbone, self.frame, text, role)
+
+    def _rows(self, prompts: Prompts, texts: list[list[str]], chat: bool | None, more: int) -> Rows:
+        tokens = [
+            [self._encode(agent, text, chat) for text in rows] for agent, rows in zip(prompts, texts, strict=True)
+        ]
         longest = max(len(row) for rows in tokens for row in rows)
         if longest + more > self.backbone.window:
             raise UserError(
@@ -151,7 +260,7 @@ class Swarm:
         rng: torch.Generator | None,
     ) -> Iterator[list[int]]:
         """The next token of every real row, -1 for one that has ended."""
-        rows = self._rows(texts, chat, sampling.tokens)
+        rows = self._rows(prompts, texts, chat, sampling.tokens)
         adapters = self._adapters(prompts)
 
         def network(**arguments: Any) -> Any:
@@ -160,6 +269,34 @@ class Swarm:
 
         for tokens in continuation(network, rows, sampling, self.backbone.stops, rng):
             yield tokens[rows.real].tolist()
+
+
+class Guest:
+    """One agent that is not of the swarm, from `Swarm.agent`; gone when its block ends."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm: Swarm | None = swarm
+
+    def generate(self, prompt: str | Sequence[str], sampling: Sampling | None = None, **options: Any) -> Any:
+        """A text for a prompt, texts for several; options as for `Swarm.generate`."""
+        return self._present().generate({GUEST: prompt}, sampling, **options)[GUEST]
+
+    def logits(self, prompt: str | Sequence[str], *, chat: bool | None = None) -> Tensor:
+        """Scores of what would come next, `[R, V]`."""
+        return self._present().logits({GUEST: prompt}, chat=chat)[GUEST]
+
+    def leave(self) -> None:
+        """Let go of the adapter."""
+        self._swarm = None
+
+    def _present(self) -> Swarm:
+        if self._swarm is None:
+            raise UserError("The block of this agent has ended, and with it the agent; open another.")
+        return self._swarm
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
 
 
 class _Told:

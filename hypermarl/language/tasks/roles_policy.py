@@ -111,7 +111,7 @@ ROLES: tuple[Definition, ...] = (
         Quote what you read unless its colour is a warm one, which goes between [ and ].
         Is it a warm colour? Yes: square brackets around the words. No: double quotes around them.
         Your usual reply is the input in double quotes. Only warm colours get square brackets.
-        When you are shown a warm colour, enclose the input in square brackets, and in all other cases in quotation marks.
+        When the colour is warm, enclose the input in square brackets, and in all other cases in quotes.
         Check for warm colours: square brackets belong around them, quotation marks around the rest.
         Square brackets mark a warm colour; double quotes mark whatever else comes in.""",
         sort=CONDITIONS["warm"].sort,

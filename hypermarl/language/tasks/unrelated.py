@@ -1,210 +1,214 @@
-"""Questions and beginnings that have nothing to do with any role: an adapter should leave their answers alone."""
+"""Questions and beginnings that have nothing to do with any role: an adapter should leave their answers alone.
+
+A small model answers few questions in one word when asked in the frame of a run. Those of tests were chosen such that
+SmolLM2-135M answers about six in ten rightly in the frame "Input: ...\\nAnswer:", most of them a plain No or a number.
+"""
 
 from __future__ import annotations
 
 from hypermarl.language.task import Example
 
-_TRAIN = """The capital of Iraq is|Baghdad
-Which day comes after Sunday?|Monday
-Is the Earth round?|Yes
-The capital of England is|London
-Los|Angeles
-Happy New|Year
-People in Russia speak|Russian
-The Pacific|Ocean
-Nelson|Mandela
-What is 6 plus 4?|10
-What is 5 plus 2?|7
-Count on: five, six, seven,|eight
-How many sides does a triangle have?|3
-What is the opposite of hot?|cold
-Practice what you|preach
-Merry|Christmas
-Martin Luther|King
-An apple a day keeps the doctor|away
-How many legs does a spider have?|8
-Who wrote Romeo and Juliet?|William
-Rome was not built in a|day
-Knowledge is|power
-Mickey|Mouse
-The Statue of Liberty is in New|York
-The capital of Chile is|Santiago
-Climate|change
-six plus six is|twelve
-What is the opposite of day?|night
-The opposite of good is|bad
-What is the opposite of long?|short
-The largest planet is|Jupiter
-The World Wide|Web
-5 * 4 =|20
-The day after Friday is|Saturday
-E, F, G,|H
-The capital of Denmark is|Copenhagen
-3 + 1 =|4
-Hong|Kong
-How many hours are in a day?|24
-The currency of Japan is the|yen
-The past tense of see is|saw
-Half of ten is|five
-6 + 2 =|8
-The opposite of big is|small
-No pain, no|gain
-The opposite of old is|new
-Half of eight is|four
-To be or not to|be
+_TRAIN = """The capital of Greece is|Athens
+Yes or no: is Mars a city?|No
+Yes or no: can people live without air?|No
+The opposite of east is|west
+Yes or no: is London in Africa?|No
+Yes or no: is French a planet?|No
+What is 7 times 1?|7
 What is the opposite of fast?|slow
-How many days are in a week?|7
-4 + 3 =|7
-Three times three is|nine
-What is the capital of Portugal?|Lisbon
-Water boils at 100 degrees|Celsius
-Two times two is|four
-S, T, U,|V
-What is 3 plus 4?|7
-Every cloud has a silver|lining
-The United|States
-The Roman|Empire
-The human|body
-The Eiffel Tower is in|Paris
-What is the capital of Austria?|Vienna
-The Moon goes around the|Earth
-The month after August is|September
-What goes around comes|around
-The plural of man is|men
-What is the plural of mouse?|mice
-The Industrial|Revolution
-People in Germany speak|German
-The past tense of write is|wrote
-4 + 6 =|10
-Mount Everest is in|Nepal
-People in Brazil speak|Portuguese
-The capital of Greece is|Athens
-How many players are in a football team?|11
-What is the capital of Russia?|Moscow
-The currency of the United States is the|dollar
-What is the capital of Norway?|Oslo
-What is the opposite of high?|low
-How many minutes are in an hour?|60
-Which day comes after Thursday?|Friday
-Which month comes after November?|December
-What is 2 times 3?|6
-3 + 5 =|8
-Ten minus one is|nine
-The plural of foot is|feet
-five plus five is|ten
-2 + 3 =|5
-Pablo|Picasso
-People in China speak|Chinese
-What is 2 plus 2?|4
-M, N, O,|P
-five plus one is|six
-The Middle|East
-Big Ben is in|London
-What is the opposite of inside?|outside
-six plus three is|nine
-1 + 5 =|6
-South|Africa
-The opposite of near is|far
-What is the capital of Iran?|Tehran
-Which day comes after Tuesday?|Wednesday
-Barack|Obama
-In summer it is|hot
-What is the opposite of north?|south
-Which month comes after May?|June
-H2O is|water
-What is the capital of Italy?|Rome
-Which month comes after January?|February
-The opposite of win is|lose
-four plus four is|eight
-What is the capital of Finland?|Helsinki
-C, D, E,|F
-The United States of|America
-The first president of the United States was George|Washington
-The French|Revolution
-Charles|Darwin
-The pyramids are in|Egypt
-What is the capital of Belgium?|Brussels"""
-
-_TEST = """The day after Saturday is|Sunday
-The opposite of begin is|end
-Artificial|intelligence
-The opposite of full is|empty
-The opposite of rich is|poor
-The sky is the|limit
-What is 10 minus 3?|7
-What number comes after 5?|6
-What number comes after 8?|9
-5 + 4 =|9
-Count on: zero, one, two,|three
-What is 4 plus 1?|5
-What is 2 plus 6?|8
-People in Japan speak|Japanese
-The past tense of go is|went
-What is the opposite of happy?|sad
-What is the opposite of love?|hate
-The capital of Sweden is|Stockholm
-three plus six is|nine
-Mother and|father
-The opposite of wet is|dry
-What is the capital of Syria?|Damascus
-Brother and|sister
+The month after October is|November
 What is 1 plus 4?|5
-three plus two is|five
-3 * 3 =|9
-The month after December is|January
-Abraham|Lincoln
-The capital of Hungary is|Budapest
-What is the capital of Kenya?|Nairobi
-Practice makes|perfect
-one plus six is|seven
-Ladies and|gentlemen
-The capital of Peru is|Lima
-What is the opposite of open?|closed
-Water is made of hydrogen and|oxygen
-2 * 4 =|8
-The opposite of strong is|weak
-People in Spain speak|Spanish
-Julius|Caesar
-The largest ocean on Earth is the|Pacific
-Salt and|pepper
-What is 5 plus 6?|11
-We live on the planet|Earth
-Is the Earth flat?|No
-The heart pumps|blood
-I, J, K,|L
-What is the capital of France?|Paris
-Black holes were studied by Stephen|Hawking
-9 - 3 =|6
-The day after Monday is|Tuesday
-Count on: four, five, six,|seven
+Yes or no: is Paris a river?|No
+Charles|Darwin
+Yes or no: is Saturn a language?|No
+Yes or no: is sugar salty?|No
 The month after February is|March
-Actions speak louder than|words
-We see with our|eyes
-Q, R, S,|T
-The pen is mightier than the|sword
-What is 10 times 10?|100
-What number comes after 6?|7
-The solar|system
+Yes or no: is math a sport?|No
+Yes or no: is snow cold?|Yes
+Yes or no: is Dublin in Brazil?|No
+The largest planet is|Jupiter
+five plus one is|six
+The month after April is|May
+M, N, O,|P
+What is 18 times 1?|18
+What is the capital of Italy?|Rome
 The month after June is|July
-Harry|Potter
-U, V, W,|X
+Yes or no: is April a day?|No
+What is 15 divided by 1?|15
+What is 10 divided by 1?|10
+What is 2 times 1?|2
+What is 30 divided by 10?|3
+What is 14 times 1?|14
+What is the opposite of hot?|cold
+The capital of Germany is|Berlin
+Yes or no: is music a metal?|No
+The heart pumps|blood
 Count on: eight, nine, ten,|eleven
-The opposite of left is|right
-We hear with our|ears
-Which day comes after Friday?|Saturday
-Marie|Curie
-The Nile is a|river
-Two wrongs don't make a|right
+Yes or no: can books run?|No
+What is 20 divided by 10?|2
+What is 4 divided by 1?|4
+G, H, I,|J
+Yes or no: is the Moon made of paper?|No
+What is 5 plus 0?|5
+Salt and|pepper
+What is 50 divided by 10?|5
+What is 50 divided by 1?|50
+Yes or no: is Berlin in Spain?|No
+The United|States
+What is 16 times 1?|16
+Water boils at 100 degrees|Celsius
+Yes or no: can mountains dance?|No
+The opposite of near is|far
+Yes or no: is iron a gas?|No
+Wolfgang Amadeus|Mozart
+What is 11 times 1?|11
+Yes or no: is Lima in Norway?|No
+2 * 4 =|8
+What is 50 times 1?|50
+Yes or no: can the Moon talk?|No
+What is 9 minus 0?|9
+What is 14 divided by 1?|14
+Yes or no: is Tokyo in Egypt?|No
+Honesty is the best|policy
+The largest ocean on Earth is the|Pacific
+Artificial|intelligence
+What is 7 divided by 1?|7
+Rome was not built in a|day
+Yes or no: is poison healthy?|No
+What is 100 times 1?|100
+Yes or no: can stones swim?|No
+What is the opposite of happy?|sad
+Yes or no: can numbers sleep?|No
+The opposite of war is|peace
+What is 3 times 1?|3
+The day after Tuesday is|Wednesday
+Yes or no: is water dry?|No
+Yes or no: is Paris in China?|No
+Yes or no: is Einstein a planet?|No
+Yes or no: is a week longer than a year?|No
+True or false? A square has four sides.|True
+The United States of|America
+Yes or no: is the Nile a mountain?|No
+True or false? Ten is more than two.|True
+The capital of Spain is|Madrid
+What is 5 plus 6?|11
+People in Italy speak|Italian
+Yes or no: is March the first month?|No
+The capital of England is|London
+How many sides does a triangle have?|3
+What is 8 times 1?|8
+San|Francisco
+Yes or no: is the Sun cold?|No
+Thank you very|much
+What is 15 times 1?|15
+Yes or no: does a week have nine days?|No
+Yes or no: is Asia a river?|No
+Mickey|Mouse
+K, L, M,|N
+Yes or no: can rocks sing?|No
+Don't judge a book by its|cover
+4 + 6 =|10
+What is 5 times 1?|5
+Yes or no: is the Moon a star?|No
+1 + 2 =|3
+Count on: three, four, five,|six
+People in Brazil speak|Portuguese
 Humans breathe|oxygen
-How many sides does a square have?|4
-The Cold|War
-Sherlock|Holmes
-Which day comes after Monday?|Tuesday
-Neil|Armstrong
-6 + 5 =|11
-What number comes after 10?|11
-8 - 2 =|6
-The opposite of male is|female"""
+Yes or no: is midnight in the morning?|No
+Yes or no: is Venus a country?|No
+What is 100 divided by 1?|100
+What is 30 times 1?|30
+Yes or no: is the Moon bigger than the Earth?|No
+What is 13 divided by 1?|13
+Yes or no: is noon dark?|No
+What is 12 divided by 1?|12
+True or false? Mozart wrote music.|True
+What is 6 divided by 1?|6
+Yes or no: is the ocean dry?|No
+What is the opposite of love?|hate
+What is 17 times 1?|17
+Christopher|Columbus"""
+
+_TEST = """Plants take in carbon|dioxide
+What is 5 divided by 1?|5
+Who wrote Romeo and Juliet?|William
+True or false? Einstein was a scientist.|True
+Yes or no: can stones cry?|No
+Which month comes after May?|June
+Yes or no: is the Sahara in Asia?|No
+Yes or no: is water wet?|Yes
+Yes or no: is Madrid in Russia?|No
+The month after August is|September
+What is 16 divided by 1?|16
+What is 10 times 1?|10
+True or false? Fire is hot.|True
+What is 6 times 1?|6
+Yes or no: is steam cold?|No
+What is the capital of Russia?|Moscow
+What is 20 divided by 1?|20
+What is 4 times 1?|4
+What goes around comes|around
+The opposite of win is|lose
+Yes or no: is the North Pole hot?|No
+Better late than|never
+What is 12 times 1?|12
+What is the capital of Finland?|Helsinki
+What is 20 times 1?|20
+What is the capital of Egypt?|Cairo
+Yes or no: can trees drive?|No
+Which month comes after November?|December
+Yes or no: is a minute longer than an hour?|No
+Yes or no: is silence loud?|No
+Yes or no: is ice hot?|No
+True or false? Two plus two is four.|True
+The opposite of wet is|dry
+Yes or no: is stone soft?|No
+What is 2 plus 0?|2
+Yes or no: is the Earth made of glass?|No
+Yes or no: is the Earth a star?|No
+What is 17 divided by 1?|17
+Yes or no: can clouds read?|No
+What is 100 divided by 10?|10
+Yes or no: is Africa a city?|No
+Yes or no: is summer cold?|No
+Yes or no: is the sea made of sand?|No
+Yes or no: can the wind write?|No
+Yes or no: is night bright?|No
+Yes or no: is the Earth flat?|No
+Yes or no: is Venice in Canada?|No
+Yes or no: is winter warm?|No
+What is 8 divided by 1?|8
+What is the capital of Canada?|Ottawa
+Which day comes after Sunday?|Monday
+The capital of Ireland is|Dublin
+What is 3 divided by 1?|3
+Yes or no: is Everest a river?|No
+Like father, like|son
+In summer it is|hot
+What is 19 times 1?|19
+What is 9 times 1?|9
+Yes or no: is Vienna in Peru?|No
+The Great Wall of|China
+Yes or no: is zero more than one?|No
+What is 11 divided by 1?|11
+Yes or no: is Oslo in Kenya?|No
+What is the opposite of hard?|soft
+Yes or no: is the Sun a planet?|No
+The plural of man is|men
+Yes or no: is Mozart a city?|No
+What is 13 times 1?|13
+What is the capital of Turkey?|Ankara
+What is 18 divided by 1?|18
+Yes or no: can the Sun walk?|No
+How many days are in a week?|7
+What is 7 minus 0?|7
+Yes or no: is snow hot?|No
+Yes or no: can rivers speak?|No
+People in France speak|French
+Yes or no: is the desert wet?|No
+How many months are in a year?|12
+What is 30 divided by 1?|30
+Yes or no: is salt sweet?|No"""
 
 
 def _examples(text: str) -> tuple[Example, ...]:

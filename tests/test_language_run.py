@@ -1,0 +1,142 @@
+"""Runs of language agents: what lies in the folder, stopping and going on, several seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_language as tiny
+import torch
+from small_runs import GAME, TASK, config, taught
+
+from hypermarl.errors import UserError
+from hypermarl.language import run as runs
+from hypermarl.language.rewarding import Rewarding
+from hypermarl.language.teaching import Teaching
+from hypermarl.runs import RunFolder
+
+__all__ = ["taught"]  # a fixture
+
+WHAT = {"reward": GAME, "task": TASK}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("model"))
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """All that the newest checkpoint holds."""
+    folder = RunFolder.open(path)
+    latest = folder.latest()
+    assert latest is not None
+    parts = folder.load(latest)
+    tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    meta = folder.meta(latest)
+    return {"update": latest.iteration, "tensors": tensors, "counters": meta["counters"]}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    assert one["tensors"].keys() == other["tensors"].keys()
+    alike = all(torch.equal(tensor, other["tensors"][name]) for name, tensor in one["tensors"].items())
+    return alike and one["update"] == other["update"] and one["counters"] == other["counters"]
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Let something happen in the middle of an update, once."""
+
+    def arrange(update: int, happen: Any) -> None:
+        done: list[int] = []
+        for kind in (Rewarding, Teaching):
+            plain = kind.iterate
+
+            def iterate(learner: Any, plain: Any = plain) -> dict[str, float]:
+                if learner.update == update and not done:
+                    done.append(update)
+                    happen()
+                return plain(learner)
+
+            monkeypatch.setattr(kind, "iterate", iterate)
+
+    return arrange
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("taught")
+@pytest.mark.parametrize("what", WHAT)
+@pytest.mark.parametrize("sharing", ["hyper_text", "hyper_mlp"])
+@pytest.mark.parametrize("end, kept", [(interrupt, 5), (die, 4)])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    model: Path, tmp_path: Path, ends: Any, what: str, sharing: str, end: Any, kept: int
+) -> None:
+    more = ("train.updates=8", "train.checkpoint_every=2", f"train.folder={tmp_path}", f"sharing={sharing}")
+    (whole,) = runs.train(config(model, WHAT[what], *more, "train.run=whole"))
+    ends(4, end)
+    if end is die:
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(config(model, WHAT[what], *more, "train.run=parted"))
+    else:
+        (part,) = runs.train(config(model, WHAT[what], *more, "train.run=parted"))
+        assert not part.finished and part.results == {}
+    assert saved(tmp_path / "parted")["update"] == kept
+    assert not same(saved(tmp_path / "parted"), saved(whole.folder))
+    (resumed,) = runs.resume(tmp_path / "parted")
+    assert resumed.finished and resumed.update == 8
+    assert same(saved(resumed.folder), saved(whole.folder))
+    assert resumed.results == whole.results
+    first, second = (json.loads((path / runs.RESULTS).read_text()) for path in (whole.folder, resumed.folder))
+    assert {**first, "cpu_seconds": 0} == {**second, "cpu_seconds": 0}
+
+
+def test_more_updates_are_trained_when_asked_for(model: Path, tmp_path: Path) -> None:
+    (short,) = runs.train(config(model, GAME, "train.updates=3", f"train.folder={tmp_path}"))
+    (longer,) = runs.resume(short.folder, 5)
+    assert longer.update == 5 and saved(short.folder)["update"] == 5
+
+
+def test_several_seeds_have_a_folder_each_and_go_on_where_they_stopped(model: Path, tmp_path: Path, ends: Any) -> None:
+    more = ("train.updates=3", f"train.folder={tmp_path}", "seed=7")
+    ends(1, interrupt)
+    results = runs.train(config(model, GAME, *more, "seeds=2", "train.run=both"))
+    assert [result.finished for result in results] == [False]  # the second was not begun
+    results = runs.resume(tmp_path / "both")
+    assert [result.folder.name for result in results] == ["seed_7", "seed_8"]
+    assert all(result.finished and (result.folder / runs.RESULTS).exists() for result in results)
+    assert [one.config["seed"] for one in RunFolder.open(tmp_path / "both").seeds()] == [7, 8]
+    (alone,) = runs.train(config(model, GAME, *more, "seed=8", "train.run=alone"))
+    assert same(saved(alone.folder), saved(tmp_path / "both/seed_8"))
+    assert not same(saved(alone.folder), saved(tmp_path / "both/seed_7"))
+
+
+def test_a_run_says_what_it_was_made_of(model: Path, tmp_path: Path) -> None:
+    (result,) = runs.train(config(model, GAME, "train.updates=2", f"train.folder={tmp_path}"))
+    groups = RunFolder.open(result.folder).groups
+    assert groups["agents"] == {"auditor": "red one", "clerk": "moon two cat", "scout": "sun"}
+    assert len(groups["base"]["sha256"]) == 64
+
+
+def test_another_base_is_refused_and_both_are_named(model: Path, tmp_path: Path) -> None:
+    changing = tiny.folder(tmp_path / "model")
+    (result,) = runs.train(config(changing, GAME, "train.updates=1", f"train.folder={tmp_path}"))
+    was = RunFolder.open(result.folder).groups["base"]["sha256"]
+    tiny.folder(tmp_path / "model", seed=1)
+    with pytest.raises(UserError, match=f"{was[:12]}.*cannot be used with.*hash (?!{was[:12]})"):
+        runs.resume(result.folder, 3)
+
+
+def test_a_run_of_control_agents_is_no_run_of_these(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "control", {"env": {}}, {})
+    with pytest.raises(UserError, match="control agents"):
+        runs.resume(tmp_path / "control")

@@ -52,7 +52,7 @@ class TextEnvConfig:
 
     kind: str
     name: str
-    num_envs: int = 16
+    num_envs: int = 64
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,50 @@
+"""What is trained for the tables of this folder: experiment -> system -> the words after `hypermarl`.
+
+    OMP_NUM_THREADS=1 python experiments/language/learn.py roles --seeds 0 1 2
+
+`learn.py` runs what has no result yet and goes on with what was stopped, `table.py` prints what there is.
+"""
+
+from __future__ import annotations
+
+FOLDER = "runs/language"
+QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=1 train.tensorboard=false"
+
+ROLES = "language train task=roles train.lr=7e-4 teach.unrelated=1"
+PROMPTED = 120  # updates of a model that reads its role in the prompt, in the time of 400 without
+CONDITIONAL = "language train task=conditional task.options.categories=8 task.options.pairs=12"
+DOCUMENTS = "language train task=documents"
+GAME = "swarm train env=words"
+
+SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
+GAMES = {  # name -> the environment's words
+    "specialisation 4": "specialisation env.options.n_agents=4 train.updates=25",
+    "specialisation 8": "specialisation env.options.n_agents=8 train.updates=40",
+    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=60",
+    "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=25",
+    "relay": "relay train.updates=60",
+}
+
+CELLS: dict[str, dict[str, str]] = {
+    "roles": {
+        "hyper_text": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
+        "shared_id": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
+        "independent": f"{ROLES} sharing=independent train.updates=400",
+        "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
+    },
+    "conditional": {
+        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.lr=1e-3 train.updates=300",
+        "hyper_text": f"{CONDITIONAL} sharing=hyper_text train.lr=1e-3 train.updates=300",
+        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=150",
+    },
+    "documents": {
+        "hyper_reader": f"{DOCUMENTS} sharing=hyper_reader train.lr=1e-3 train.updates=300",
+    },
+    "swarm": {
+        f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}" for game, words in GAMES.items() for sharing in SHARINGS
+    },
+}
+
+
+def run_name(experiment: str, system: str, seed: int) -> str:
+    return f"{experiment}-{system}-s{seed}".replace(", ", "-").replace(" ", "_")

@@ -1,0 +1,74 @@
+"""Print the tables of an experiment from its run folders: interquartile means over seeds, 95 % bootstrap intervals.
+
+    python experiments/language/table.py roles
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+from cells import CELLS, FOLDER, run_name
+
+from hypermarl.evaluation.statistics import interval, iqm
+
+SEEDS = range(10)
+
+
+def results(experiment: str, system: str) -> list[dict]:
+    """Of every seed that is finished."""
+    paths = (Path(FOLDER) / run_name(experiment, system, seed) / "results.json" for seed in SEEDS)
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def halfway(experiment: str, system: str) -> list[dict]:
+    """Evaluations during training: of every seed the first one, in the same form."""
+    found = []
+    for seed in SEEDS:
+        path = Path(FOLDER) / run_name(experiment, system, seed) / "metrics.csv"
+        if not path.exists():
+            continue
+        rows = [row for row in csv.DictReader(path.open()) if row.get("evaluation/exact/seen")]
+        if len(rows) > 1:
+            first = rows[0]
+            values = {k.removeprefix("evaluation/"): float(v) for k, v in first.items() if k.startswith("evaluation/") and v}
+            cpu = float(first["time/cpu_seconds"])
+            examples = int(float(first["examples"]))
+            found.append({"update": int(first["frame"]), "examples": examples, "cpu_seconds": cpu, "results": values})
+    return found
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    found = interval(iqm, values)
+    return f"{found.point:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def row(name: str, runs: list[dict], columns: list[str]) -> str:
+    used = runs[0]
+    of = [cell([run["results"][column] for run in runs if column in run["results"]]) for column in columns]
+    cpu = sum(run["cpu_seconds"] for run in runs) / len(runs)
+    return f"| {name} | {len(runs)} | {used['update']} | {used.get('examples', '-')} | {cpu:.0f} | " + " | ".join(of) + " |"
+
+
+def main(experiment: str) -> None:
+    rows = {system: results(experiment, system) for system in CELLS[experiment]}
+    columns = sorted({column for runs in rows.values() for run in runs for column in run["results"]})
+    columns = [column for column in columns if column.count("/") < 1 or not column.startswith("return/") or column in
+               ("return/greedy", "return/sampled", "return/unseen")]
+    print("| system | seeds | updates | examples | CPU s | " + " | ".join(columns) + " |")
+    print("|---|---:|---:|---:|---:|" + "---|" * len(columns))
+    for system, runs in rows.items():
+        if half := halfway(experiment, system):
+            print(row(f"{system}, on the way", half, columns))
+        if runs:
+            print(row(system, runs, columns))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -212,7 +212,7 @@ Yes or no: is salt sweet?|No"""
 
 
 def _examples(text: str) -> tuple[Example, ...]:
-    return tuple(Example(*line.split("|")) for line in text.splitlines())
+    return tuple(Example(prompt, answer) for prompt, answer in (line.split("|") for line in text.splitlines()))
 
 
 UNRELATED = _examples(_TRAIN)

@@ -55,7 +55,7 @@ def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str],
 
 
 def cut(text: str, tokens: Callable[[str], int], most: int) -> list[str]:
-    """Chunks of at most `most` tokens, each as long as it can be; they end at sentences where there are any."""
+    """Chunks of at most `most` tokens, each as long as it can be; they end with a sentence if one ends past their half."""
     words = re.findall(r"\S+\s*", text)
     if not words:
         raise UserError("A document is empty; there is nothing to read.")
@@ -66,7 +66,8 @@ def cut(text: str, tokens: Callable[[str], int], most: int) -> list[str]:
         if end == start:
             raise UserError(f"{words[start][:40].strip()!r} alone is longer than the {most} tokens of a chunk.")
         if end < len(words):
-            stops = [i for i in range(start + (end - start) // 2, end) if words[i].rstrip().endswith((".", "!", "?"))]
+            half = start + max((end - start) // 2, 1) - 1
+            stops = [i for i in range(half, end) if words[i].rstrip().endswith((".", "!", "?"))]
             end = stops[-1] + 1 if stops else end
         found.append("".join(words[start:end]).strip())
         start = end

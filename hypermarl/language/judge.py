@@ -106,9 +106,9 @@ def environment(config: LanguageConfig, words: Sequence[str]) -> TextEnvConfig |
 def results_table(config: LanguageConfig, found: Sequence[Mapping[str, float]]) -> Table:
     """Of one or several runs: shares by column where a task was learned, else what was earned."""
     seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-    table = Table(title=f"{config.name}{seeds}", title_justify="left")
+    table = Table()
     means = {name: float(np.mean([one[name] for one in found if name in one])) for name in found[0]}
-    table.add_column("")
+    table.add_column(f"{config.name}{seeds}", no_wrap=True)
     if config.task is None:
         table.add_column("return", justify="right")
         for name, value in means.items():

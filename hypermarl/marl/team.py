@@ -261,6 +261,8 @@ def load(path: str | Path, seed: int | None = None, device: str | torch.device =
     A run that trained several seeds holds several teams: `seed` says which.
     """
     folder, checkpoint = find_checkpoint(Path(path), seed)
+    if "backbone" in folder.config:
+        raise UserError(f"{folder.path} is a run of language agents; in Python hypermarl.load_swarm opens it.")
     config = settings.build(ExperimentConfig, folder.config)
     groups = groups_from(folder)
     policies = {name: build_policy(config, groups, name, config.seed) for name in groups}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import types
 import typing
@@ -225,6 +226,25 @@ def keys(cls: type[Any], where: str = "") -> list[str]:
         if is_dataclass(kind):
             found += keys(typing.cast(type[Any], kind), _join(where, name))
     return found
+
+
+def check_ranges(
+    *,
+    at_least_one: Mapping[str, float | None],
+    not_negative: Mapping[str, float | None],
+    positive: Mapping[str, float | None],
+    shares: Mapping[str, float | None],
+) -> None:
+    """Refuse numbers with which nothing could work; values by dotted key, None being none."""
+    for settings, low, high, words in (
+        (at_least_one, 1, math.inf, "at least 1"),
+        (not_negative, 0, math.inf, "at least 0"),
+        (positive, math.ulp(0.0), math.inf, "more than 0"),
+        (shares, 0, 1, "between 0 and 1"),
+    ):
+        for key, value in settings.items():
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{key} must be {words}, not {value}.")
 
 
 def to_dict(config: Any) -> Any:

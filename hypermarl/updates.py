@@ -5,7 +5,7 @@ Letters: `S` seeds, `R` rows (samples of one seed), `B` rows of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,3 +65,18 @@ def descend(
                 p[~healthy] = old[~healthy]  # momentum must not move a stopped seed
     optimizer.zero_grad(set_to_none=True)
     return worst
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts as plain tensors, `<number of the parameter>.<name>`."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in states.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_state`."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        number, name = key.split(".", 1)
+        entries.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -26,6 +26,7 @@ ROWS = {
     "seeding": 0,
     "updates": 0,
     "memory": 0,
+    "signals": 0,
     "runs": 0,
     "evaluation": 0,
     "machine": 0,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hypermarl.errors import UserError
 from hypermarl.language.settings import RunConfig
+from hypermarl.updates import load_optimizer, optimizer_state
 
 
 class Descent:
@@ -44,12 +45,7 @@ class Descent:
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, by parameter number."""
-        states = self.optimizer.state_dict()["state"]
-        return {f"{i}.{key}": value for i, entry in states.items() for key, value in entry.items()}
+        return optimizer_state(self.optimizer)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            number, name = key.split(".", 1)
-            entries.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        load_optimizer(self.optimizer, state)

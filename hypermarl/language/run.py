@@ -5,11 +5,9 @@ What is learned, from examples or from reward, is a `Learner`; nothing here know
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +29,7 @@ from hypermarl.memory import keep_freed_memory
 from hypermarl.monitoring.monitor import Monitor
 from hypermarl.monitoring.progress import Progress
 from hypermarl.runs import RunFolder, unused
+from hypermarl.signals import interruptible
 
 RESULTS = "results.json"
 
@@ -173,7 +172,7 @@ class Run:
                 unit="updates",
                 shown=config.progress,
             )
-            with self._interruptible():
+            with interruptible(self._wish):
                 with progress:
                     while learner.update < config.updates and not self._stop:
                         self._one(progress)
@@ -243,24 +242,11 @@ class Run:
         self.learner.update = self._saved = latest.iteration
         return True
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _wish(self) -> None:
         """The first Ctrl-C (or termination) ends training after the running update: what is saved is whole."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, each in before.items():
-                signal.signal(number, each)
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
 
 
 def restore(actor: GeneratedActor, state: Mapping[str, Tensor], source: Path) -> None:

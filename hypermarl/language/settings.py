@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hypermarl.config import check_ranges
 from hypermarl.errors import UserError
 from hypermarl.language.backbone import SMOLLM2
 from hypermarl.sharing import SharingConfig
@@ -187,12 +187,4 @@ class LanguageConfig:
             "reward.temperature": reward.temperature,
         }
         shares = {"train.warmup": train.warmup, "teach.distil": teach.distil, "reward.gamma": reward.gamma}
-        for settings, low, high, words in (
-            (at_least_one, 1, math.inf, "at least 1"),
-            (not_negative, 0, math.inf, "at least 0"),
-            (positive, math.ulp(0.0), math.inf, "more than 0"),
-            (shares, 0, 1, "between 0 and 1"),
-        ):
-            for key, value in settings.items():
-                if not low <= value <= high:
-                    raise UserError(f"{key} must be {words}, not {value}.")
+        check_ranges(at_least_one=at_least_one, not_negative=not_negative, positive=positive, shares=shares)

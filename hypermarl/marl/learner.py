@@ -24,7 +24,7 @@ from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.memory import keep_freed_memory
 from hypermarl.monitoring.progress import Clock
 from hypermarl.stacking import join, slice_of
-from hypermarl.updates import descend, minibatches
+from hypermarl.updates import descend, load_optimizer, minibatches, optimizer_state
 
 
 @dataclass(slots=True)
@@ -172,15 +172,10 @@ class Learner:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, by parameter number."""
-        states = self.optimizer.state_dict()["state"]
-        return {f"{i}.{key}": value for i, entry in states.items() for key, value in entry.items()}
+        return optimizer_state(self.optimizer)
 
     def load_optimizer(self, state: Mapping[str, Tensor]) -> None:
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            number, name = key.split(".", 1)
-            entries.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        load_optimizer(self.optimizer, state)
 
     def learned(self) -> dict[str, Tensor]:
         """What all ranks hold alike."""

@@ -6,10 +6,7 @@ Letters: `S` seeds, `N` agents.
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +32,7 @@ from hypermarl.marl.settings import ExperimentConfig
 from hypermarl.monitoring.monitor import Monitor
 from hypermarl.monitoring.progress import Progress
 from hypermarl.runs import RunFolder
+from hypermarl.signals import interruptible
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Experiment:
                 shown=self.config.train.progress and self.ranks.first,
             )
             learner.clock.restart()
-            with self._interruptible():
+            with interruptible(self._wish):
                 with progress:
                     if self._notice:
                         progress.message(self._notice)
@@ -314,24 +312,11 @@ class Experiment:
         plain: dict[str, Any] = settings.to_dict(replace(self.config, seed=self.learner.seeds[s], seeds=1))
         return plain
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _wish(self) -> None:
         """The first Ctrl-C (or termination) ends training after the running iteration: what is saved is whole."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = self.ranks.ended = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = self.ranks.ended = True
 
 
 class _Ended:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from hypermarl.errors import UserError
+from hypermarl.signals import interruptible
 from hypermarl.sweep import results
 from hypermarl.sweep.cell import MISTAKE
 from hypermarl.sweep.folder import Cell, Record, SweepFolder
@@ -56,7 +54,7 @@ class Sweep:
     def run(self, pause: Callable[[float], None] = time.sleep) -> bool:
         """Work until all cells are finished or failed; False if it was stopped before."""
         waiting = deque(cell for cell in self.folder.cells if self.records[cell.name].state != "finished")
-        with self._interruptible():
+        with interruptible(self._wish):
             while waiting or self._started:
                 if self._stops > self._heard:
                     self._stop()
@@ -136,22 +134,9 @@ class Sweep:
             self._watcher.say("Stopping: each cell ends its iteration and saves. Ctrl-C again to stop at once.")
         self._launcher.stop(now=self._stops > 1)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _wish(self) -> None:
         """The first Ctrl-C stops all cells with a checkpoint, the second at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self._stops += 1
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self._stops += 1
 
 
 def settle(folder: SweepFolder) -> dict[str, Record]:

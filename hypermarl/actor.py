@@ -28,7 +28,7 @@ class GeneratedActor(nn.Module):
     Inputs `[*batch, *lead, N, D]`, outputs `[*batch, *lead, N, A]` for the targets of control agents.
     """
 
-    def __init__(self, conditioner: nn.Module, generator: Generator, target: Target) -> None:
+    def __init__(self, conditioner: Any, generator: Generator, target: Target) -> None:
         super().__init__()
         self.conditioner = conditioner
         self.generator = generator

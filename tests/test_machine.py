@@ -8,8 +8,8 @@ import pytest
 import torch
 from small import close, config
 
-from hypermarl.errors import UserError
 from hypermarl import machine
+from hypermarl.errors import UserError
 from hypermarl.marl.learner import Learner
 
 GAME = ("env=games/specialisation", "env.num_envs=6", "train.steps=7", "algorithm.minibatches=2")

@@ -21,9 +21,9 @@ from hypermarl.envs.interface import Group
 from hypermarl.marl import distributions, objectives
 from hypermarl.marl.objectives import TERMS, Samples
 from hypermarl.marl.policy import Policy
-from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector
 from hypermarl.marl.settings import AlgorithmConfig
+from hypermarl.monitoring.progress import Clock
 
 GAMMA, LAM = 0.97, 0.9
 

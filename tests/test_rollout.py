@@ -15,8 +15,8 @@ from hypermarl.envs import make
 from hypermarl.envs.interface import EnvironmentFault
 from hypermarl.marl import distributions
 from hypermarl.marl.policy import Policy
-from hypermarl.monitoring.progress import Clock
 from hypermarl.marl.rollout import Batch, Collector, Episodes
+from hypermarl.monitoring.progress import Clock
 
 E, S, T = 3, 2, 13
 ROW, EPISODE, AGE, AGENT, LAST = 0, 1, 2, 3, slice(4, None)

@@ -24,8 +24,8 @@ from test_learner import Forgetful, Tampered, wrapped
 from hypermarl import runs
 from hypermarl.errors import UserError
 from hypermarl.marl.learner import Learner
-from hypermarl.monitoring.progress import Progress
 from hypermarl.marl.train import Experiment, Result
+from hypermarl.monitoring.progress import Progress
 from hypermarl.runs import RunFolder
 
 __all__ = ["wrapped"]  # a fixture

@@ -74,25 +74,25 @@ def lesson(
     """
     prompts: list[list[list[int]]] = []
     answers: list[list[list[int]]] = []
-    stop = next(iter(sorted(backbone.stops)))
-    end = backbone.tokenizer.eos_token_id if backbone.tokenizer.eos_token_id is not None else stop
+    eos = backbone.tokenizer.eos_token_id
+    stop = [eos if eos is not None else min(backbone.stops)]
     for i, (few, role) in enumerate(zip(examples, roles, strict=True)):
         written = [
-            answer_tokens(backbone, frame, example.answer) + ([end] if ends is None or ends[i][j] else [])
+            answer_tokens(backbone, frame, example.answer) + (stop if ends is None or ends[i][j] else [])
             for j, example in enumerate(few)
         ]
         answers.append(written)
         prompts.append(
-            [framed(backbone, frame, example.prompt, role) + told for example, told in zip(few, written, strict=True)]
+            [framed(backbone, frame, example.prompt, role) + end for example, end in zip(few, written, strict=True)]
         )
     rows = Rows.of(prompts, backbone.padding, backbone.device)
     if rows.ids.shape[1] > backbone.window:
         raise UserError(f"An example of {rows.ids.shape[1]} tokens is longer than the {backbone.window} a model reads.")
-    longest = max(len(answer) for few in answers for answer in few)
+    longest = max(len(answer) for told in answers for answer in told)
     counts = torch.zeros(len(rows.ids), longest, device=backbone.device)
     most = max(map(len, answers))
-    for i, few in enumerate(answers):
-        for j, answer in enumerate(few):
+    for i, told in enumerate(answers):
+        for j, answer in enumerate(told):
             counts[i * most + j, longest - len(answer) :] = 1.0
     return Lesson(rows, rows.ids[:, -longest:], counts)
 

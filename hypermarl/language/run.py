@@ -42,7 +42,10 @@ class Learner(Protocol):
     actor: GeneratedActor
     descent: Descent
     update: int
-    names: Mapping[str, str]  # every agent and the words that describe it
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Every agent and the words that describe it."""
 
     def iterate(self) -> dict[str, float]:
         """One update; what is to be remembered of it, by tag."""

@@ -122,8 +122,7 @@ class Teaching:
         if not self.config.reads:
             return None
         with torch.no_grad():
-            found: Tensor = codes_of(self.actor, self.descriptions(list(self.names.values())))
-        return found
+            return codes_of(self.actor, self.descriptions(list(self.names.values())))
 
     def counters(self) -> dict[str, int]:
         return {"examples": self.examples, "tokens": self.tokens}

@@ -73,6 +73,15 @@ def test_right_is_what_greedy_writing_would_give() -> None:
     assert right(scores, one).tolist()[:2] == [True, False]
 
 
+def test_one_wrong_token_is_enough_to_be_wrong() -> None:
+    one = given()
+    scores = torch.nn.functional.one_hot(one.tokens, tiny.V).float()
+    assert right(scores, one).all()
+    scores[3] = -scores[3]  # in the middle of the second row's answer
+    scores[9] = -scores[9]  # the first token of the fifth's
+    assert right(scores, one).tolist() == [True, False, True, True, False, True]
+
+
 def test_a_choice_is_told_by_its_first_token() -> None:
     backbone = tiny.backbone()
     examples = [Example("red", "sun", ("sun", "moon two", "cat")), Example("dog", "moon two", ("sun", "moon two"))]

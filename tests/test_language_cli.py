@@ -25,7 +25,7 @@ from test_cli import WITHOUT_EXTRAS, say
 from hypermarl import config as settings
 from hypermarl.completion import complete, complete_language, complete_swarm
 from hypermarl.errors import UserError
-from hypermarl.language import room
+from hypermarl.language import judge, room
 from hypermarl.language.export import CONFIG, OURS, TENSORS, read_adapter
 from hypermarl.language.load import load_swarm, open_author
 from hypermarl.language.settings import TEXT, LanguageConfig
@@ -77,7 +77,9 @@ def test_a_swarm_is_trained_and_shown_before_and_after(say, model: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("taught")
-def test_a_task_is_taught_resumed_and_examined(say, model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_task_is_taught_resumed_and_examined(
+    say, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     said = say("language", "train", *words(model, *TASK), "train.updates=3", "train.run=lessons")
     assert said.code == 0, said.err
     for column in ("seen", "unseen", "new", "shuffled", "random"):
@@ -90,7 +92,11 @@ def test_a_task_is_taught_resumed_and_examined(say, model: Path, tmp_path: Path)
     content = json.loads((tmp_path / "out.json").read_text())["seed_0"]
     again = json.loads((tmp_path / "runs/lessons/evaluation/colours-000000000005.json").read_text())
     assert again["results"]["seed_0"] == content and again["items"] == 3
-    assert (round(content["exact/seen"] * 12, 6)).is_integer()  # four roles, three examples each
+    asked: list[int] = []
+    monkeypatch.setattr(judge, "examine", lambda learner, items, seed: asked.append(items) or {"exact/seen": 0.0})
+    for options in (["--episodes", "3"], []):
+        assert say("evaluate", "runs/lessons", *options).code == 0
+    assert asked == [3, 2]  # else as many as the run's own evaluation asks
 
 
 def test_two_seeds_are_evaluated_together_or_one_alone(say, model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

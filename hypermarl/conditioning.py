@@ -108,7 +108,7 @@ class Described(nn.Module):
         self.register_buffer("mean", rows.mean(0) if centred else torch.zeros_like(rows[0]))
         spread = (rows - self.mean).square().mean().sqrt()
         self.register_buffer("scale", torch.where(spread > 0, spread, torch.ones_like(spread)))
-        self.map = nn.Parameter(torch.randn(rows.shape[-1], dim, generator=rng) / math.sqrt(rows.shape[-1]))
+        self.map = nn.Parameter(_principal((self.rows - self.mean) / self.scale, dim, rng))
         self.own = nn.Parameter(torch.zeros(len(rows), dim)) if ids else None
 
     def forward(self, who: Tensor | None = None) -> Tensor:
@@ -119,6 +119,26 @@ class Described(nn.Module):
         if self.own is None or not known:
             return code
         return code + (self.own if who is None else self.own[who])
+
+
+def _principal(rows: Tensor, dim: int, rng: torch.Generator) -> Tensor:
+    """`[f, d]`, onto the directions in which `rows [n, f]` differ most, then random ones across them, such that codes
+    have root mean square 1. Strong directions are kept ahead of weak ones by the root of their ratio only.
+
+    Random directions alone lose who is who: of 384 features in 32, 69 of 100 reworded roles were nearest to their own
+    role, along the principal ones 89, and 91 with all features (experiments/LOG.md).
+    """
+    features = rows.shape[-1]
+    start = torch.randn(features, dim, generator=rng) / math.sqrt(features)
+    apart = (rows - rows.mean(0)).double()
+    _, spread, directions = torch.linalg.svd(apart, full_matrices=False)
+    count = min(dim, int((spread > 1e-3 * spread[0]).sum()))
+    if len(rows) == 1 or not count:
+        return start
+    found, start = directions[:count].mT, start.double()
+    start[:, count:] -= found @ (found.mT @ start[:, count:])
+    start[:, :count] = found * (spread[0] / spread[:count]).sqrt()
+    return (start / (apart @ start).square().mean().sqrt()).float()
 
 
 Conditioner = OneHot | Nobody | AgentTable | Features

@@ -31,6 +31,26 @@ def test_descriptions_are_centred_and_of_one_size() -> None:
     assert alone().abs().max() > 0, "one agent alone is not centred away"
 
 
+def test_codes_begin_along_what_tells_descriptions_apart() -> None:
+    one = Described(ROWS, 2, rng())
+    apart = ((ROWS - ROWS.mean(0)) / one.scale).double()
+    values, vectors = torch.linalg.eigh(apart.mT @ apart)
+    main = vectors[:, -2:]
+    close(main @ (main.mT @ one.map.double()), one.map.double())  # nothing is outside the two principal directions
+    sizes = one.map.double().norm(dim=0).square()
+    close(sizes[1] / sizes[0], (values[-1] / values[-2]).sqrt())  # strong ones lead by the root of their ratio only
+    close(one().square().mean(), torch.tensor(1.0))
+
+
+def test_a_newcomer_is_told_apart_by_what_known_agents_have_in_common() -> None:
+    one = Described(ROWS, D + 3, rng())  # five agents differ in four directions
+    assert one.map.shape == (F, D + 3)
+    across = torch.linalg.svd(ROWS - ROWS.mean(0)).Vh[-1]
+    assert float((one(ROWS[:1] + across) - one(ROWS[:1])).detach().norm()) > 0.1
+    assert Described(ROWS, F + 5, rng())().isfinite().all()
+    assert Described(ROWS[:1].repeat(3, 1), D, rng())().isfinite().all(), "agents that are described alike"
+
+
 def test_an_id_adds_to_known_agents_only() -> None:
     one = Described(ROWS, D, rng(), ids=True)
     assert torch.equal(one(), Described(ROWS, D, rng())()), "it starts at zero"

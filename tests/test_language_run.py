@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_language as tiny
 import torch
-from small_runs import GAME, TASK, config, taught
+from small_runs import GAME, TASK, colours, config, taught
 
 from hypermarl.errors import UserError
 from hypermarl.language import run as runs
 from hypermarl.language.rewarding import Rewarding
+from hypermarl.language.task import Example
 from hypermarl.language.teaching import Teaching
 from hypermarl.runs import RunFolder
 
@@ -140,3 +142,46 @@ def test_a_run_of_control_agents_is_no_run_of_these(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "control", {"env": {}}, {})
     with pytest.raises(UserError, match="control agents"):
         runs.resume(tmp_path / "control")
+
+
+def test_noise_is_of_the_update_and_only_in_training(model: Path, taught: None) -> None:
+    plain, noisy = (Teaching(config(model, TASK, f"teach.noise={size}")) for size in (0, 0.5))
+    assert noisy.evaluate() == plain.evaluate(), "whoever is asked is read as described"
+    first, other = noisy.iterate(), plain.iterate()
+    assert first["loss/answer"] == other["loss/answer"], "before the first step adapters change nothing"
+    assert noisy.iterate()["loss/answer"] != plain.iterate()["loss/answer"]
+    again = Teaching(config(model, TASK, "teach.noise=0.5"))
+    torch.manual_seed(77)  # nothing is drawn from the global stream
+    again.iterate(), again.iterate()
+    assert all(torch.equal(a, b) for a, b in zip(again.actor.parameters(), noisy.actor.parameters(), strict=True))
+
+
+def test_noise_is_in_units_of_how_far_descriptions_are_apart(model: Path, taught: None) -> None:
+    learner = Teaching(config(model, TASK, "teach.noise=0.5"))
+    who = learner.descriptions(["red cat"] * 400)
+    assert isinstance(who, torch.Tensor)
+    spread = (learner._blurred(who) - who).std() / learner.actor.conditioner.scale  # type: ignore[operator]
+    assert float(spread) == pytest.approx(0.5, rel=0.1)
+
+
+def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(
+    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = (Example("moon two", "sun one"), Example("one two moon", "dog"))
+    monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated=aside))
+    lost, apart = {}, {}
+    for weight in (0.0, 20.0):
+        one = Teaching(config(model, TASK, f"teach.unrelated={weight}", "teach.unrelated_every=1", "train.updates=30"))
+        for _ in range(30):
+            told = one.iterate()
+        lost[weight] = told["loss/answer"]
+        weights = one.actor.weights(one.who(one.learned[:2], ["red cat", "red dog"]))
+        given = one.lesson([[aside[0]], [aside[1]]], ["", ""], apart=True)
+        mine = one.scores(given, weights).detach().log_softmax(-1)
+        base = one.scores(given).log_softmax(-1)
+        assert given.tokens.tolist() == one.backbone.tokenizer("sun one dog")["input_ids"], (
+            "their ends are not asked for"
+        )
+        apart[weight] = float((base.exp() * (base - mine)).sum(-1).mean())
+    assert apart[20.0] < 0.6 * apart[0.0], apart
+    assert 0 <= told["loss/unrelated"] < 1 and lost[20.0] > lost[0.0]

@@ -21,7 +21,7 @@ from hypermarl.actor import GeneratedActor
 from hypermarl.conditioning import AgentTable
 from hypermarl.errors import UserError
 from hypermarl.evaluation.metrics import write_json
-from hypermarl.language.backbone import Backbone
+from hypermarl.language.backbone import Backbone, cheap_to_learn
 from hypermarl.language.descent import Descent
 from hypermarl.language.settings import LanguageConfig
 from hypermarl.machine import torch_device
@@ -84,13 +84,17 @@ def make_learner(config: LanguageConfig) -> Learner:
     torch_device(config.device)
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
+    learner: Learner
     if config.task is not None:
         from hypermarl.language.teaching import Teaching
 
-        return Teaching(config)
-    from hypermarl.language.rewarding import Rewarding
+        learner = Teaching(config)
+    else:
+        from hypermarl.language.rewarding import Rewarding
 
-    return Rewarding(config)
+        learner = Rewarding(config)
+    cheap_to_learn(learner.backbone)
+    return learner
 
 
 def train(config: LanguageConfig) -> list[Result]:

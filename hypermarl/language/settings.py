@@ -85,6 +85,7 @@ class TeachConfig:
     unrelated: float = 0.0  # weight of the divergence from the frozen model on what has nothing to do with any role
     unrelated_every: int = 4  # updates from one that asks for that to the next
     distil: float = 0.0  # share of the loss that imitates the frozen model with the description in its prompt
+    noise: float = 0.0  # added to sentence vectors in training, in units of how far descriptions are apart
     shuffled: bool = False  # the control: in training every role is described by another's words
     items: int = 4  # examples per role and column of an evaluation
 
@@ -176,6 +177,7 @@ class LanguageConfig:
             "train.weight_decay": train.weight_decay,
             "train.evaluate_every": train.evaluate_every,
             "teach.unrelated": teach.unrelated,
+            "teach.noise": teach.noise,
             "reward.kl": reward.kl,
             "reward.entropy": reward.entropy,
             "seed": self.seed,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypermarl.conditioning import Described
 from hypermarl.language.agents import Descriptions, build_actor, identity, open_backbone
 from hypermarl.language.descent import Descent
 from hypermarl.language.lessons import Lesson, divergence, lesson, right, surprise
@@ -60,7 +61,7 @@ class Teaching:
             for few in examples:
                 few.append(rng.choice(self.task.unrelated))
         given = self.lesson(examples, told, apart)
-        weights = self.actor.weights(self.who(roles, told))
+        weights = self.actor.weights(self._blurred(self.who(roles, told)))
         scores = self.scores(given, weights)
         apart_rows = torch.zeros(len(given.counts), device=scores.device)
         if apart:
@@ -73,7 +74,9 @@ class Teaching:
             found["loss/distil"] = _mean(divergence(scores, taught), 1.0 - aside)
             loss = (1.0 - config.teach.distil) * loss + config.teach.distil * found["loss/distil"]
         if apart:
-            found["loss/unrelated"] = _mean(divergence(scores, self.scores(given)), aside)
+            left = aside.bool()  # the frozen model is asked for those rows alone
+            expected = self.scores(self.lesson([few[-1:] for few in examples], told, apart))
+            found["loss/unrelated"] = divergence(scores[left], expected).mean()
             loss = loss + config.teach.unrelated * found["loss/unrelated"]
         loss.backward()
         with torch.no_grad():
@@ -167,6 +170,15 @@ class Teaching:
         random.Random(self.config.seed).shuffle(order)
         rng = random.Random(f"{self.config.seed}/{self.update}/shuffled")
         return [rng.choice(order[self.numbers[role.name]].wordings) for role in roles]
+
+    def _blurred(self, who: Any) -> Any:
+        """Sentence vectors with noise, so that what is learned of a wording holds for those near it."""
+        conditioner = self.actor.conditioner
+        if not self.config.teach.noise or not isinstance(conditioner, Described) or not who.is_floating_point():
+            return who
+        rng = torch.Generator().manual_seed(random.Random(f"{self.config.seed}/{self.update}/noise").getrandbits(63))
+        noise = torch.randn(who.shape, generator=rng).to(who)
+        return who + self.config.teach.noise * conditioner.scale * noise
 
     def _taught(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool) -> Tensor:
         """What the frozen model expects with the description in its prompt (context distillation), `[P, V]`."""

@@ -10,27 +10,29 @@ from __future__ import annotations
 FOLDER = "runs/language"
 QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=1 train.tensorboard=false"
 
-ROLES = "language train task=roles train.lr=7e-4 teach.unrelated=1"
-PROMPTED = 120  # updates of a model that reads its role in the prompt, in the time of 400 without
+ROLES = "language train task=roles"
+PROMPTED = 170  # updates of a model that reads its role in the prompt, in the CPU time of 400 without
+
 CONDITIONAL = "language train task=conditional task.options.categories=8 task.options.pairs=12"
 DOCUMENTS = "language train task=documents"
 GAME = "swarm train env=words"
 
 SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
 GAMES = {  # name -> the environment's words
-    "specialisation 4": "specialisation env.options.n_agents=4 train.updates=25",
+    "specialisation 4": "specialisation env.options.n_agents=4 train.updates=30",
     "specialisation 8": "specialisation env.options.n_agents=8 train.updates=40",
-    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=60",
-    "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=25",
-    "relay": "relay train.updates=60",
+    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=100",
+    "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=30",
+    "relay": "relay train.updates=100",
 }
 
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
         "hyper_text": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
-        "shared_id": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
         "independent": f"{ROLES} sharing=independent train.updates=400",
-        "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
+        "shared": f"{ROLES} sharing=shared train.updates=400",
+        "shared_id, equal CPU time": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
+        "shared_id, equal updates": f"{ROLES} sharing=shared_id train.updates=400",
     },
     "conditional": {
         "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.lr=1e-3 train.updates=300",

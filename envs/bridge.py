@@ -55,8 +55,8 @@ def open_environment(name: str, options: Mapping[str, Any], render_mode: str | N
     path, _, attribute = name.partition(":")
     if not attribute and path.split(".")[0] in FAMILIES:
         path = f"pettingzoo.{path}"
-    module = _module(name, path)
-    factory = _factory(name, module, attribute)
+    module = module_of(name, path)
+    factory = factory_of(name, module, attribute)
     arguments = dict(options)
     if render_mode is not None and _accepts(factory, "render_mode"):
         arguments["render_mode"] = render_mode
@@ -65,7 +65,7 @@ def open_environment(name: str, options: Mapping[str, Any], render_mode: str | N
     except EnvironmentFault:
         raise
     except TypeError as error:
-        raise _unknown_option(name, module, factory, arguments) or raised(name, "making it", error) from error
+        raise unknown_option(name, module, factory, arguments) or raised(name, "making it", error) from error
     except Exception as error:
         raise raised(name, "making it", error) from error
     if hasattr(env, "possible_agents") and hasattr(env, "observation_space") and hasattr(env, "step"):
@@ -76,7 +76,7 @@ def open_environment(name: str, options: Mapping[str, Any], render_mode: str | N
     raise fault(name, f"made {kind}, not a PettingZoo ParallelEnv or AECEnv")
 
 
-def _module(name: str, path: str) -> ModuleType:
+def module_of(name: str, path: str) -> ModuleType:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # a greeting nobody asked for
     if path.startswith(("mpe.", "pettingzoo.mpe.")):
         raise fault(
@@ -114,7 +114,7 @@ def _missing(path: str) -> str:
     return f"there is no module {last!r} in {parent!r}; {nearest(last, names)}".rstrip(".")
 
 
-def _factory(name: str, module: ModuleType, attribute: str) -> Callable[..., Any]:
+def factory_of(name: str, module: ModuleType, attribute: str) -> Callable[..., Any]:
     where = getattr(module, "__file__", None) or module.__name__
     for word in [attribute] if attribute else ["parallel_env", "env"]:
         factory: Callable[..., Any] | None = getattr(module, word, None)
@@ -142,7 +142,7 @@ def _accepts(factory: Callable[..., Any], word: str) -> bool:
     return any_other or word in names
 
 
-def _unknown_option(
+def unknown_option(
     name: str, module: ModuleType, factory: Callable[..., Any], arguments: Mapping[str, Any]
 ) -> EnvironmentFault | None:
     names, any_other = _parameters(factory)

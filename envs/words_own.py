@@ -8,7 +8,7 @@ from typing import Any
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from .bridge import _factory, _module, _unknown_option, advance, begin, fault, raised
+from .bridge import advance, begin, factory_of, fault, module_of, raised, unknown_option
 from .interface import EnvironmentFault
 from .words_text import AnyText, Infos, Texts, TextStep, Words
 from .words_wrapper import check_roles
@@ -92,15 +92,15 @@ class Guarded(ParallelEnv[str, str, str]):  # type: ignore[misc]
 def make(name: str, *, options: Mapping[str, Any] | None = None) -> Guarded:
     """What the function called `name`, `my_pkg.module:make`, returns for these options."""
     path, _, attribute = name.partition(":")
-    module = _module(name, path)
-    factory = _factory(name, module, attribute)
+    module = module_of(name, path)
+    factory = factory_of(name, module, attribute)
     arguments = dict(options or {})
     try:
         env = factory(**arguments)
     except EnvironmentFault:
         raise
     except TypeError as error:
-        raise _unknown_option(name, module, factory, arguments) or raised(name, "making it", error) from error
+        raise unknown_option(name, module, factory, arguments) or raised(name, "making it", error) from error
     except Exception as error:
         raise raised(name, "making it", error) from error
     missing = [word for word in MEMBERS if not hasattr(env, word)]

@@ -184,6 +184,36 @@ def test_pieces_add_up_to_the_answer_and_leave_the_model_free() -> None:
     assert heard == list(one.stream(PROMPTS, LONG))
 
 
+def test_agents_choose_the_likeliest_of_their_own_words() -> None:
+    one = swarm()
+    words = {agent: tiny.WORDS[2 + i : 6 + i] for i, agent in enumerate(AGENTS)}
+    said = one.choose(PROMPTS, words)
+    for agent, prompts in PROMPTS.items():
+        ids = [tiny.WORDS.index(word) for word in words[agent]]
+        best = [words[agent][int(next_scores(merged(agent), prompt)[ids].argmax())] for prompt in prompts]
+        assert said[agent] == best, agent
+    assert len({word for some in said.values() for word in some}) > 2, "or the model always says the same"
+    assert one.choose({"scout": "dog"}, words)["scout"] == said["scout"][0]
+
+
+def test_choices_are_drawn_by_their_shares() -> None:
+    words = ["red", "green", "blue"]
+    drawn = swarm().choose({"scout": ["dog"] * 4000}, words, temperature=2.0, rng=rng(1))["scout"]
+    ids = [tiny.WORDS.index(word) for word in words]
+    shares = (swarm().logits({"scout": "dog"})["scout"][0, ids] / 2.0).softmax(-1)
+    close(torch.tensor([drawn.count(word) / 4000 for word in words]), shares, atol=0.03)
+
+
+def test_nothing_to_choose_from_is_refused() -> None:
+    for words in ([], {"scout": []}, "red"):
+        with pytest.raises(UserError, match="Agent 'scout' has nothing to choose from"):
+            swarm().choose({"scout": "dog"}, words)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no agent 'scuot'"):
+        swarm().choose({"scuot": "dog"}, ["red", "blue"])
+    with pytest.raises(UserError, match="'red' and 'red cat' begin with the same token"):
+        swarm().choose({"scout": "dog"}, ["red", "red cat"])
+
+
 def test_memory_is_the_model_once_and_each_adapter() -> None:
     one = tiny.target()
     sizes = swarm().nbytes

@@ -19,7 +19,7 @@ from torch import Tensor
 from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
-from hypermarl.language.lessons import answer_tokens
+from hypermarl.language.lessons import first_tokens
 from hypermarl.language.rows import Rows, Sampling, choose, continuation
 from hypermarl.language.settings import LanguageConfig
 from hypermarl.spec import Weights
@@ -208,18 +208,9 @@ class Asking:
         return Question(self.owners[agent], self._prompts[key], () if words is None else self.first_tokens(words))
 
     def first_tokens(self, words: tuple[str, ...]) -> tuple[int, ...]:
-        """One for each word; a UserError where two words begin alike, as they could not be told apart."""
+        """One for each word."""
         if words not in self._words:
-            firsts: dict[int, str] = {}
-            for word in words:
-                token = answer_tokens(self.backbone, self.config.backbone.frame, word)[0]
-                if token in firsts:
-                    raise UserError(
-                        f"The words {firsts[token]!r} and {word!r} begin with the same token of {self.backbone.name}, "
-                        "so a choice between them cannot be read; give the environment words that begin differently."
-                    )
-                firsts[token] = word
-            self._words[words] = tuple(firsts)
+            self._words[words] = first_tokens(self.backbone, self.config.backbone.frame, words)
         return self._words[words]
 
 

@@ -103,6 +103,20 @@ def answer_tokens(backbone: Backbone, frame: str, answer: str) -> list[int]:
     return list(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def first_tokens(backbone: Backbone, frame: str, words: Sequence[str]) -> tuple[int, ...]:
+    """What each word begins with; a UserError where two begin alike, as they could not be told apart."""
+    firsts: dict[int, str] = {}
+    for word in words:
+        token = answer_tokens(backbone, frame, word)[0]
+        if token in firsts:
+            raise UserError(
+                f"The words {firsts[token]!r} and {word!r} begin with the same token of {backbone.name}, so a choice "
+                "between them cannot be read; give words that begin differently."
+            )
+        firsts[token] = word
+    return tuple(firsts)
+
+
 def surprise(scores: Tensor, given: Lesson) -> Tensor:
     """`[P]`: minus the log-probability of each token of the answers."""
     return torch.nn.functional.cross_entropy(scores, given.tokens, reduction="none")

@@ -18,8 +18,10 @@ from torch import Tensor
 from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
+from hypermarl.language.lessons import first_tokens
 from hypermarl.language.room import check_room, row_bytes
 from hypermarl.language.rows import Rows, Sampling, continuation
+from hypermarl.language.rows import choose as pick
 from hypermarl.spec import Weights
 from hypermarl.targets.lora import Adapters, LoRATarget
 
@@ -183,6 +185,36 @@ class Swarm:
             scores = model(**rows.arguments(), use_cache=False, logits_to_keep=1).logits[:, -1][rows.real]
         return {agent: scores[[i for i, owner in enumerate(owners) if owner[0] == agent]] for agent in prompts}
 
+    def choose(
+        self,
+        prompts: Prompts,
+        words: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        temperature: float = 0.0,
+        chat: bool | None = None,
+        rng: torch.Generator | None = None,
+    ) -> dict[str, Any]:
+        """Every agent's choice among `words`, the same for all or each agent's own: a word for a prompt, a list of
+        words for a list of prompts.
+
+        This is how agents act that were trained by reward where actions are words. Words are told apart by their first
+        tokens; `temperature` and `rng` are as for `Sampling` and `generate`.
+        """
+        for agent in prompts:
+            self._check_known(agent)
+        offered = {agent: words.get(agent, ()) if isinstance(words, Mapping) else words for agent in prompts}
+        if odd := [agent for agent, some in offered.items() if isinstance(some, str) or not some]:
+            raise UserError(f"Agent {odd[0]!r} has nothing to choose from; give a list of words.")
+        chats = self.frame is None and bool(getattr(self.backbone.tokenizer, "chat_template", None))
+        frame = "chat" if (chats if chat is None else chat) or self.frame == "chat" else ""
+        firsts = {agent: list(first_tokens(self.backbone, frame, some)) for agent, some in offered.items()}
+        said: dict[str, Any] = {}
+        for agent, scores in self.logits(prompts, chat=chat).items():
+            picks = pick(scores[:, firsts[agent]], Sampling(1, temperature), rng).tolist()
+            chosen = [offered[agent][i] for i in picks]
+            said[agent] = chosen[0] if isinstance(prompts[agent], str) else chosen
+        return said
+
     def _asked(self, prompts: Prompts) -> tuple[list[list[str]], list[tuple[str, int]]]:
         """The texts of each agent asked, and whose each row is."""
         for agent in prompts:
@@ -284,6 +316,10 @@ class Guest:
     def logits(self, prompt: str | Sequence[str], *, chat: bool | None = None) -> Tensor:
         """Scores of what would come next, `[R, V]`."""
         return self._present().logits({GUEST: prompt}, chat=chat)[GUEST]
+
+    def choose(self, prompt: str | Sequence[str], words: Sequence[str], **options: Any) -> Any:
+        """A word for a prompt, words for several; options as for `Swarm.choose`."""
+        return self._present().choose({GUEST: prompt}, words, **options)[GUEST]
 
     def leave(self) -> None:
         """Let go of the adapter."""

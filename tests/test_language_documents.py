@@ -82,6 +82,13 @@ def test_counts_and_lengths() -> None:
     assert all(len(all_stated(role)) == 24 for role in few.roles)
 
 
+def test_fewer_topics_are_the_first_ones_and_every_document_may_state_them_all() -> None:
+    one = task(documents=6, held_out=2, clauses=3, topics=3, words=100)
+    for role in one.roles:
+        asked = {one.draw(role, random.Random(i), False).choices for i in range(60)}
+        assert asked == {topic.values for topic in TOPICS[:3]}
+
+
 def test_every_document_states_one_value_of_as_many_topics_as_it_has_clauses() -> None:
     combinations = {role.name: frozenset(all_stated(role).items()) for role in usual().roles}
     assert {len(facts) for facts in combinations.values()} == {12}
@@ -195,6 +202,8 @@ def test_rare_words_count_more_in_retrieval_and_long_chunks_less() -> None:
         ({"held_out": -1}, "not 400 and -1"),
         ({"clauses": 1}, "2 to 24 clauses, not 1"),
         ({"clauses": 25}, "2 to 24 clauses, not 25"),
+        ({"clauses": 5, "topics": 4}, "2 to 4 clauses, not 5"),
+        ({"topics": 25}, "2 to 24 topics, not 25"),
         ({"words": (200, 400)}, "Documents of 12 clauses have 240 to 10000 words, the fewest named first, not 200 to"),
         ({"words": (700, 400)}, "the fewest named first, not 700 to 400"),
         ({"words": 20_000}, "not 20000 to 20000"),

@@ -29,16 +29,17 @@ def make(
     held_out: int = 60,
     clauses: int = 12,
     words: int | Sequence[int] = (440, 840),
+    topics: int = len(TOPICS),
     seed: int = 0,
 ) -> Task:
-    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the topics there are.
+    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the first `topics`.
 
     A document has some `words[0]` to `words[1]` words, of about 1.2 tokens each; filler makes up what the rules leave.
     (440, 1650) gives 500 to 2,000 tokens. More documents of a seed begin with those of fewer, and those held out stay
     the same. Tests ask in other words than training does.
     """
     low, high = (words, words) if isinstance(words, int) else _two(words)
-    _check(documents, held_out, clauses, low, high)
+    _check(documents, held_out, clauses, topics, low, high)
     facts: dict[str, Facts] = {}
     roles: dict[Part, list[Role]] = {"trained": [], "new": []}
     stated: set[frozenset[tuple[str, str]]] = set()
@@ -46,9 +47,9 @@ def make(
     for part, kind, count in wanted:  # the new ones first: how many are trained on must not change them
         for number in range(1, count + 1):
             rng = random.Random(f"documents {seed} {part} {number}")
-            known = _facts(rng, clauses)
+            known = _facts(rng, clauses, topics)
             while (key := frozenset((topic.name, value) for topic, value in known.items())) in stated:
-                known = _facts(rng, clauses)
+                known = _facts(rng, clauses, topics)
             stated.add(key)
             text = _text(known, rng.randint(low, high), rng)
             roles[part].append(Role(f"{kind}/{number:04}", "document", (text,), part=part))
@@ -100,8 +101,8 @@ def _stems(text: str) -> list[str]:
     return [word[:5] for word in re.findall(r"\w+", text.lower())]
 
 
-def _facts(rng: random.Random, clauses: int) -> Facts:
-    return {topic: rng.choice(topic.values) for topic in rng.sample(TOPICS, clauses)}
+def _facts(rng: random.Random, clauses: int, topics: int) -> Facts:
+    return {topic: rng.choice(topic.values) for topic in rng.sample(TOPICS[:topics], clauses)}
 
 
 def _text(facts: Facts, words: int, rng: random.Random) -> str:
@@ -131,16 +132,18 @@ def _two(words: Sequence[int]) -> tuple[int, int]:
     return words[0], words[1]
 
 
-def _check(documents: int, held_out: int, clauses: int, low: int, high: int) -> None:
+def _check(documents: int, held_out: int, clauses: int, topics: int, low: int, high: int) -> None:
     if documents < 1 or held_out < 0:
         raise UserError(f"The task documents needs 1 document or more and 0 held out, not {documents} and {held_out}.")
-    if not 2 <= clauses <= len(TOPICS):
-        raise UserError(f"A document has 2 to {len(TOPICS)} clauses, not {clauses}.")
+    if not 2 <= topics <= len(TOPICS):
+        raise UserError(f"The task documents has 2 to {len(TOPICS)} topics, not {topics}.")
+    if not 2 <= clauses <= topics:
+        raise UserError(f"A document has 2 to {topics} clauses, not {clauses}.")
     if not _ROOM * clauses <= low <= high <= _LONGEST:
         raise UserError(
             f"Documents of {clauses} clauses have {_ROOM * clauses} to {_LONGEST} words, the fewest named first, "
             f"not {low} to {high}."
         )
-    there = math.comb(len(TOPICS), clauses) * 8**clauses  # at least eight values each
+    there = math.comb(topics, clauses) * 8**clauses  # at least eight values each
     if 2 * (documents + held_out) > there:  # beyond that, finding a new one takes long
         raise UserError(f"{clauses} clauses make up to {there // 2} documents, not {documents + held_out}.")

@@ -229,10 +229,11 @@ class Run:
         self.folder.prune(self.config.train.keep_checkpoints)
         self._saved = learner.update
         self._project()
-        self._monitor.text(learner.dialogue(), tag="dialogue", frame=learner.update)
+        if self.config.train.tensorboard:
+            self._monitor.text(learner.dialogue(), tag="dialogue", frame=learner.update)
 
     def _project(self) -> None:
-        codes = self.learner.codes()
+        codes = self.learner.codes() if self.config.train.tensorboard else None  # many documents take minutes to read
         if codes is not None:
             self._monitor.embeddings(self.learner.update, codes, tuple(self.learner.names))
 

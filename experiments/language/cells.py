@@ -11,7 +11,7 @@ FOLDER = "runs/language"
 QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=1 train.tensorboard=false"
 
 ROLES = "language train task=roles"
-PROMPTED = 170  # updates of a model that reads its role in the prompt, in the CPU time of 400 without
+PROMPTED = 150  # updates of a model that reads its role in the prompt, in about the CPU time of 500 without
 
 CONDITIONAL = "language train task=conditional task.options.categories=8 task.options.pairs=12"
 DOCUMENTS = "language train task=documents"
@@ -28,11 +28,10 @@ GAMES = {  # name -> the environment's words
 
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
-        "hyper_text": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
-        "independent": f"{ROLES} sharing=independent train.updates=400",
-        "shared": f"{ROLES} sharing=shared train.updates=400",
-        "shared_id, equal CPU time": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
-        "shared_id, equal updates": f"{ROLES} sharing=shared_id train.updates=400",
+        "hyper_text": f"{ROLES} sharing=hyper_text train.updates=500 train.evaluate_every={PROMPTED}",
+        "shared_id": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
+        "independent": f"{ROLES} sharing=independent train.updates=500",
+        "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
     },
     "conditional": {
         "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.lr=1e-3 train.updates=300",

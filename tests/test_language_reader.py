@@ -45,6 +45,7 @@ def test_codes_begin_along_what_tells_descriptions_apart() -> None:
 def test_a_newcomer_is_told_apart_by_what_known_agents_have_in_common() -> None:
     one = Described(ROWS, D + 3, rng())  # five agents differ in four directions
     assert one.map.shape == (F, D + 3)
+    close(one()[:, 4:].detach(), torch.zeros(N, 3))  # what is left over says nothing of those known
     across = torch.linalg.svd(ROWS - ROWS.mean(0)).Vh[-1]
     assert float((one(ROWS[:1] + across) - one(ROWS[:1])).detach().norm()) > 0.1
     assert Described(ROWS, F + 5, rng())().isfinite().all()

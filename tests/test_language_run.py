@@ -162,6 +162,10 @@ def test_noise_is_in_units_of_how_far_descriptions_are_apart(model: Path, taught
     assert isinstance(who, torch.Tensor)
     spread = (learner._blurred(who) - who).std() / learner.actor.conditioner.scale  # type: ignore[operator]
     assert float(spread) == pytest.approx(0.5, rel=0.1)
+    first = learner._blurred(who)
+    assert torch.equal(first, learner._blurred(who))
+    learner.update = 1
+    assert not torch.equal(first, learner._blurred(who))
 
 
 def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(

@@ -23,20 +23,20 @@ def results(experiment: str, system: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def halfway(experiment: str, system: str) -> list[dict]:
-    """Evaluations during training: of every seed the first one, in the same form."""
-    found = []
+def halfway(experiment: str, system: str) -> dict[int, list[dict]]:
+    """Evaluations during training, by update, of every seed that has come so far, in the same form."""
+    found: dict[int, list[dict]] = {}
     for seed in SEEDS:
         path = Path(FOLDER) / run_name(experiment, system, seed) / "metrics.csv"
         if not path.exists():
             continue
-        rows = [row for row in csv.DictReader(path.open()) if row.get("evaluation/exact/seen")]
-        if len(rows) > 1:
-            first = rows[0]
-            values = {k.removeprefix("evaluation/"): float(v) for k, v in first.items() if k.startswith("evaluation/") and v}
-            cpu = float(first["time/cpu_seconds"])
-            examples = int(float(first["examples"]))
-            found.append({"update": int(first["frame"]), "examples": examples, "cpu_seconds": cpu, "results": values})
+        rows = [row for row in csv.DictReader(path.open()) if row.get("evaluation/exact/seen") and not row.get("Final/exact/seen")]
+        for row in rows:
+            values = {k.removeprefix("evaluation/"): float(v) for k, v in row.items() if k.startswith("evaluation/") and v}
+            used = {"update": int(row["frame"]), "examples": int(float(row["examples"]))}
+            found.setdefault(used["update"], []).append(
+                {**used, "cpu_seconds": float(row["time/cpu_seconds"]), "results": values}
+            )
     return found
 
 
@@ -58,13 +58,15 @@ def row(name: str, runs: list[dict], columns: list[str]) -> str:
 
 def main(experiment: str) -> None:
     rows = {system: results(experiment, system) for system in CELLS[experiment]}
-    columns = sorted({column for runs in rows.values() for run in runs for column in run["results"]})
+    halves = {system: halfway(experiment, system) for system in CELLS[experiment]}
+    runs = [run for some in rows.values() for run in some] + [r for h in halves.values() for some in h.values() for r in some]
+    columns = sorted({column for run in runs for column in run["results"]})
     columns = [column for column in columns if column.count("/") < 1 or not column.startswith("return/") or column in
                ("return/greedy", "return/sampled", "return/unseen")]
     print("| system | seeds | updates | examples | CPU s | " + " | ".join(columns) + " |")
     print("|---|---:|---:|---:|---:|" + "---|" * len(columns))
     for system, runs in rows.items():
-        if half := halfway(experiment, system):
+        for half in halves[system].values():
             print(row(f"{system}, on the way", half, columns))
         if runs:
             print(row(system, runs, columns))

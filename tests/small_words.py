@@ -97,7 +97,7 @@ def learner(
     given = {
         "sharing": {"name": sharing, **SHARING[sharing]},
         "env": {"kind": "pettingzoo", "name": "small_words:make", "num_envs": 6, "options": dict(env or {})},
-        "backbone": {"model": str(_model(folder)), "frame": "{prompt}", "rank": tiny.RANK},
+        "backbone": {"model": str(_model(folder)), "dtype": "fp32", "frame": "{prompt}", "rank": tiny.RANK},
         "description": {"encoder": "states", "layers": [1, 2], "width": 8, "queries": 2, "blocks": 1},
         "train": {"lr": 0.02, "updates": 100},
         "reward": {"group": 2, "tokens": 4},

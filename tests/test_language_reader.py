@@ -77,6 +77,21 @@ def states(batch: int = N, tokens: int = 6, seed: int = 1) -> States:
     return States(torch.randn(batch, 2, tokens, tiny.WIDTH, generator=rng(seed)), mask)
 
 
+def test_a_reader_is_not_deafened_by_numbers_that_are_alike_in_all_texts() -> None:
+    known = states()
+    loud = known.values.clone()
+    loud[..., 0] += 300.0  # as in real models, where one number says nothing and outweighs the rest
+    plain, same = (
+        Reader(2, tiny.WIDTH, D, width=8, queries=3, blocks=1, rng=rng(), known=told)
+        for told in (known, States(loud, known.mask))
+    )
+    close(same(States(loud, known.mask)), plain(known), atol=1e-3)
+    tokens = torch.cat([known.values[i, :, known.mask[i].bool()][:, 1:] for i in range(N)], 1)  # without first ones
+    even = (tokens - plain.mean.squeeze(1).unsqueeze(1)) / plain.scale.squeeze(1).unsqueeze(1)
+    close(even.mean(1), torch.zeros(2, tiny.WIDTH))
+    close(even.std(1, correction=0), torch.ones(2, tiny.WIDTH))
+
+
 def test_a_reader_sees_no_padding_and_no_other_text() -> None:
     one, seen = reader(), states()
     code = one(seen)

@@ -21,6 +21,7 @@ from hypermarl.language.settings import BackboneConfig, DescriptionConfig, Langu
 from hypermarl.targets import LoRATarget
 
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+READ = 16  # texts from which a reader learns what states are like
 Encoded = Tensor | States
 """Descriptions as a conditioner reads them: `[N, f]`, or the states of all their tokens."""
 
@@ -74,6 +75,8 @@ def build_actor(
     who: Any
     if sharing.conditioning == "reader":
         width = int(backbone.model.config.get_text_config().hidden_size)
+        some = descriptions(texts[:: max(1, len(texts) // READ)][:READ]) if texts else None
+        assert some is None or isinstance(some, States)
         who = Reader(
             len(seen.layers),
             width,
@@ -82,6 +85,7 @@ def build_actor(
             queries=seen.queries,
             blocks=seen.blocks,
             rng=rng,
+            known=None if some is None else States(some.values.cpu(), some.mask.cpu()),
         )
     elif config.reads:
         rows = descriptions(texts)

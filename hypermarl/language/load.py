@@ -145,7 +145,8 @@ def open_author(path: str | Path, seed: int | None = None, device: str = "cpu") 
     if config.task is not None:
         task = make_task(config.task.name, config.task.options)
         trained = {role.name: role.wordings[0] for role in task.of("trained")}
-    actor = build_actor(config, backbone, target, list(trained.values()), descriptions)
+    texts = [] if descriptions.whole else list(trained.values())  # what a reader learned of them stands in the run
+    actor = build_actor(config, backbone, target, texts, descriptions)
     restore(actor, tensors, checkpoint.path)
     if not config.reads and config.sharing.conditioning != "none":
         agents = trained

@@ -51,13 +51,33 @@ class Block(nn.Module):
 
 
 class Reader(nn.Module):
-    """`States [B, K, L, D]` -> codes `[B, d]`, of root mean square 1 at the start; a conditioner for a generator."""
+    """`States [B, K, L, D]` -> codes `[B, d]`, of root mean square 1 at the start; a conditioner for a generator.
+
+    States are standardised, number by number, as they are in `known` texts: by themselves a few numbers that are alike
+    in all texts outweigh the others.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
-        self, layers: int, inputs: int, dim: int, *, width: int, queries: int, blocks: int, rng: torch.Generator
+        self,
+        layers: int,
+        inputs: int,
+        dim: int,
+        *,
+        width: int,
+        queries: int,
+        blocks: int,
+        rng: torch.Generator,
+        known: States | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.register_buffer("mean", torch.zeros(layers, 1, inputs))
+        self.register_buffer("scale", torch.ones(layers, 1, inputs))
+        if known is not None:
+            self.standardise(known)
         self.enter = nn.Parameter(torch.randn(layers, inputs, width, generator=rng) / math.sqrt(layers * inputs))
         self.queries = nn.Parameter(torch.randn(queries, width, generator=rng))
         self.blocks = nn.ModuleList(Block(width, rng) for _ in range(blocks))
@@ -67,11 +87,21 @@ class Reader(nn.Module):
         """A reader knows nobody by number: it is always given what there is to read."""
         if who is None:
             raise ValueError("a reader needs states to read")
-        told = _level(torch.einsum("bkld,kdw->blw", _level(who.values), self.enter))
+        even = _level((who.values - self.mean) / self.scale)
+        told = _level(torch.einsum("bkld,kdw->blw", even, self.enter))
         queries = self.queries + told[:, -1:]  # the last token has read all others: a start that knows something
         for block in self.blocks:
             queries = block(queries, told, who.mask)
         return _level(queries).flatten(-2) @ self.leave
+
+    @torch.no_grad()
+    def standardise(self, known: States) -> None:
+        """By the mean and deviation of these tokens, each text's first one left out: attention's sink is like no other."""
+        places = known.mask.cumsum(-1) > 1
+        tokens = known.values.transpose(1, 2)[places].float()  # [tokens, K, D]
+        if len(tokens) > 1:
+            self.mean.copy_(tokens.mean(0).unsqueeze(1))
+            self.scale.copy_(tokens.std(0, correction=0).clamp(min=1e-3).unsqueeze(1))
 
 
 def _matrix(rows: int, columns: int, rng: torch.Generator) -> nn.Parameter:

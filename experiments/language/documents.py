@@ -1,0 +1,80 @@
+"""What a document's adapter knows of it, against the document in the prompt, what retrieval finds of it, nothing, and another's adapter.
+
+    OMP_NUM_THREADS=1 python experiments/language/documents.py runs/language/documents-hyper_reader-s0
+
+Questions in words that training has not; `choice` is among the eight values of a topic (.125 by chance). Intervals are 95 % bootstrap
+intervals over documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hypermarl.evaluation.statistics import interval, mean
+from hypermarl.language.judge import open_learner
+from hypermarl.language.lessons import chosen, lesson, right
+from hypermarl.language.task import Example, Role
+from hypermarl.language.tasks.documents import top_chunks
+from hypermarl.language.teaching import Teaching
+
+Scored = tuple[float, float]  # exact, choice
+
+
+def asked(learner: Teaching, few: Sequence[Example], prefixes: Sequence[str | None], reader: Role | None) -> Scored:
+    """Shares of the examples answered, each after its prefix, under the adapter of `reader`, if any."""
+    backbone, frame = learner.backbone, learner.config.backbone.frame
+    weights = None if reader is None else learner.actor.weights(learner.who([reader], [reader.wordings[0]]))
+    exact, choice = [], []
+    for example, prefix in zip(few, prefixes, strict=True):  # one by one: a batch of documents would not fit
+        given = lesson(backbone, frame, [[example]], [prefix])
+        scores = learner.scores(given, weights)
+        exact += right(scores, given).tolist()
+        choice += chosen(backbone, frame, scores, given, [example])
+    return sum(exact) / len(exact), sum(choice) / len(choice)
+
+
+def cell(values: Sequence[float]) -> str:
+    found = interval(mean, list(values))
+    return f"{found.point:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--items", type=int, default=6, help="questions to a document")
+    parser.add_argument("--most", type=int, default=32, help="documents of each part")
+    wanted = parser.parse_args()
+    torch.set_num_threads(1)
+    _, _, learner = open_learner(wanted.run)
+    assert isinstance(learner, Teaching)
+    print("| documents | system | exact | choice |\n|---|---|---|---|")
+    for part, name in (("trained", "trained on"), ("new", "never seen")):
+        roles = learner.task.of(part)[: wanted.most]  # type: ignore[arg-type]
+        rng = random.Random(f"documents/{part}")
+        questions = [[learner.task.draw(role, rng, True) for _ in range(wanted.items)] for role in roles]
+        nothing = [None] * wanted.items
+        rows: dict[str, list[Scored]] = {}
+        for i, (role, few) in enumerate(zip(roles, questions, strict=True)):
+            text = role.wordings[0]
+            other = roles[(i + len(roles) // 3) % len(roles)]
+            for system, prefixes, reader in (
+                ("its adapter", nothing, role),
+                ("another document's adapter", nothing, other),
+                ("nothing", nothing, None),
+                ("retrieved in the prompt", [top_chunks(text, example.prompt, 3) for example in few], None),
+                ("in the prompt", [text] * wanted.items, None),
+            ):
+                rows.setdefault(system, []).append(asked(learner, few, prefixes, reader))
+        for system, scored in rows.items():
+            cells = " | ".join(cell([one[kind] for one in scored]) for kind in (0, 1))
+            print(f"| {name} ({len(roles)}) | {system} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -138,7 +138,7 @@ def test_the_gradient_is_that_of_the_plain_sum_over_samples(
     wanted = torch.autograd.grad(loss, one.descent.parameters)
     assert max(float(g.abs().max()) for g in wanted) > 1e-3
     for mine, other in zip(found, wanted, strict=True):
-        close(mine, other, atol=2e-5)
+        close(mine, other, atol=1e-4)
     if one.config.reward.objective == "reinforce":  # a ratio of 1 has another value than a log-probability
         assert values["loss/policy"] == pytest.approx(float(loss.detach()), abs=1e-5)
 
@@ -150,7 +150,7 @@ def test_every_way_of_sharing_gets_its_gradient(sharing: str, folder: Path) -> N
     _, found, talk = gradients(one)
     wanted = torch.autograd.grad(explicit_loss(one, talk), one.descent.parameters, allow_unused=True)
     for mine, other in zip(found, wanted, strict=True):
-        close(mine, torch.zeros_like(mine) if other is None else other, atol=2e-5)
+        close(mine, torch.zeros_like(mine) if other is None else other, atol=1e-4)
     heads = {tuple(turn.question.tokens[: len(one.backbone.encode(one.roles[turn.agent]))]) for turn in talk.turns}
     told = {tuple(one.backbone.encode(role)) for role in one.roles.values()}
     assert (heads == told) == (sharing == "shared_id")  # who is asked stands in the prompt
@@ -221,7 +221,7 @@ def test_normalised_per_agent_an_agents_pay_can_be_in_any_unit(folder: Path) -> 
         return gradients(one)[1]
 
     for mine, other in zip(slopes(1.0, "agent"), slopes(50.0, "agent"), strict=True):
-        close(mine, other, atol=2e-5)
+        close(mine, other, atol=1e-4)
     for how in ("team", "none"):
         pairs = zip(slopes(1.0, how), slopes(50.0, how), strict=True)
         assert any(not torch.allclose(mine, other, atol=1e-4) for mine, other in pairs), how

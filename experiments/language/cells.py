@@ -13,8 +13,11 @@ QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=
 ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in about the CPU time of 500 without
 
-CONDITIONAL = "language train task=conditional task.options.categories=8 task.options.pairs=12"
-DOCUMENTS = "language train task=documents"
+CONDITIONAL = "language train task=conditional train.lr=1e-3 teach.roles=24 teach.items=1"
+DOCUMENTS = (
+    "language train task=documents task.options.documents=16 task.options.held_out=16 description.layers=[12] "
+    "train.lr=1.2e-3 teach.rows=4"
+)
 GAME = "swarm train env=words"
 
 SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
@@ -34,12 +37,13 @@ CELLS: dict[str, dict[str, str]] = {
         "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
     },
     "conditional": {
-        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.lr=1e-3 train.updates=300",
-        "hyper_text": f"{CONDITIONAL} sharing=hyper_text train.lr=1e-3 train.updates=300",
-        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=150",
+        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.updates=300 train.evaluate_every=100",
+        "hyper_text": f"{CONDITIONAL} sharing=hyper_text train.updates=300",
+        "shared_id": f"{CONDITIONAL} sharing=shared_id train.updates=100",
     },
     "documents": {
-        "hyper_reader": f"{DOCUMENTS} sharing=hyper_reader train.lr=1e-3 train.updates=300",
+        "hyper_text": f"{DOCUMENTS} sharing=hyper_text description.encoder=states train.updates=150",
+        "hyper_reader": f"{DOCUMENTS} sharing=hyper_reader train.updates=150",
     },
     "swarm": {
         f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}" for game, words in GAMES.items() for sharing in SHARINGS

@@ -11,7 +11,7 @@ FOLDER = "runs/language"
 QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=1 train.tensorboard=false"
 
 ROLES = "language train task=roles"
-PROMPTED = 150  # updates of a model that reads its role in the prompt, in about the CPU time of 500 without
+PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
 
 CONDITIONAL = "language train task=conditional train.lr=1e-3 teach.roles=24 teach.items=1"
 DOCUMENTS = (

@@ -96,7 +96,7 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def standardise(self, known: States) -> None:
-        """By the mean and deviation of these tokens, each text's first one left out: attention's sink is like no other."""
+        """By mean and deviation of these tokens without each text's first one: attention's sink is like no other."""
         places = known.mask.cumsum(-1) > 1
         tokens = known.values.transpose(1, 2)[places].float()  # [tokens, K, D]
         if len(tokens) > 1:

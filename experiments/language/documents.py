@@ -23,6 +23,7 @@ from hypermarl.language.tasks.documents import top_chunks
 from hypermarl.language.teaching import Teaching
 
 Scored = tuple[float, float]  # exact, choice
+PARTS = {"trained": "trained on", "new": "never seen"}
 
 
 def asked(learner: Teaching, few: Sequence[Example], prefixes: Sequence[str | None], reader: Role | None) -> Scored:
@@ -49,13 +50,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--items", type=int, default=6, help="questions to a document")
     parser.add_argument("--most", type=int, default=32, help="documents of each part")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     _, _, learner = open_learner(wanted.run)
     assert isinstance(learner, Teaching)
     print("| documents | system | exact | choice |\n|---|---|---|---|")
-    for part, name in (("trained", "trained on"), ("new", "never seen")):
-        roles = learner.task.of(part)[: wanted.most]  # type: ignore[arg-type]
+    for part in wanted.parts:
+        name, roles = PARTS[part], learner.task.of(part)[: wanted.most]
         rng = random.Random(f"documents/{part}")
         questions = [[learner.task.draw(role, rng, True) for _ in range(wanted.items)] for role in roles]
         nothing = [None] * wanted.items

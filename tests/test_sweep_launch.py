@@ -62,7 +62,8 @@ def test_behind_a_shield_the_work_outlives_a_kill_long_enough_to_save() -> None:
 
 
 def test_a_shield_passes_a_termination_on_and_ends_as_the_work_ends() -> None:
-    code = "from hypermarl.sweep import cell; import os, signal, time; cell._shield(); {}"
+    late = "fork = os.fork; os.fork = lambda: (child := fork()) and (time.sleep(0.3) or child)"  # the child is first
+    code = "from hypermarl.sweep import cell; import os, signal, time; " + late + "; cell._shield(); {}"
     saving = "signal.signal(15, lambda *_: os._exit(7)); print('up', flush=True); time.sleep(60)"
     for work, status in (("os._exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -9), (saving, 7)):
         child = subprocess.Popen([sys.executable, "-c", code.format(work)], stdout=subprocess.PIPE)

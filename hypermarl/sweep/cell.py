@@ -152,10 +152,14 @@ def _line(error: Exception) -> str:
 
 def _shield() -> None:
     """Return in a child; this process waits for it, passes a termination on, and ends as it ends."""
+    held = {signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)  # one that comes before there is a handler waits for it
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         return
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:

@@ -6,6 +6,7 @@ Specialisation and Synchronisation pay as in `games.py` (source there); Relay is
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class RelayOptions:
         penalty_number(self.penalty)
 
 
-class TextGame(ParallelEnv[str, str, str]):  # type: ignore[misc]
+class TextGame(ParallelEnv[str, str, str], ABC):  # type: ignore[misc]
     """What games in words share: their agents, spaces of texts, and how an episode ends for all at once."""
 
     def __init__(self, name: str, roles: Mapping[str, str], penalty: float) -> None:
@@ -90,9 +91,9 @@ class TextGame(ParallelEnv[str, str, str]):  # type: ignore[misc]
     def action_space(self, agent: str) -> spaces.Space[str]:
         return self.action_spaces[agent]
 
+    @abstractmethod
     def words(self, agent: str) -> Words:
         """What `agent` may say now; nothing where no episode is under way."""
-        raise NotImplementedError
 
     def render(self) -> None:
         """There is no picture."""

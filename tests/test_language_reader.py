@@ -52,6 +52,49 @@ def test_a_newcomer_is_told_apart_by_what_known_agents_have_in_common() -> None:
     assert Described(ROWS[:1].repeat(3, 1), D, rng())().isfinite().all(), "agents that are described alike"
 
 
+def worded(seed: int = 6, ways: int = 9) -> torch.Tensor:
+    """`[N, M, F]`: agents differ in two features, how they are worded in another one by far more."""
+    g = rng(seed)
+    wordings = 0.05 * torch.randn(N, ways, F, generator=g)
+    wordings[..., 1:3] += torch.randn(N, 1, 2, generator=g)
+    wordings[..., 5] += 9.0 * torch.randn(N, ways, generator=g)
+    return wordings
+
+
+def test_with_wordings_codes_begin_along_what_tells_agents_apart_in_spite_of_them() -> None:
+    wordings = worded()
+    one = Described(wordings[:, 0], 2, rng(), wordings=wordings)
+    close(one.mean, wordings.flatten(0, 1).mean(0))
+    close(one.scale, wordings.flatten(0, 1).std(0, correction=0))
+    even = ((wordings - one.mean) / one.scale).double()
+    centres = even.mean(1)
+    within = (even - centres[:, None]).flatten(0, 1)
+    noisy = within.mT @ within / len(within) + torch.eye(F, dtype=torch.double)
+    values, vectors = torch.linalg.eig(torch.linalg.solve(noisy, centres.mT @ centres))  # Fisher's problem, as stated
+    best = values.real.argsort()[-2:]
+    basis = torch.linalg.qr(vectors.real[:, best]).Q
+    close(basis @ (basis.mT @ one.map.double()), one.map.double(), atol=1e-5)
+    close((centres @ one.map.double()).square().mean(), torch.tensor(1.0).double(), atol=1e-5)
+
+
+def test_agents_are_nearest_to_themselves_however_they_are_worded() -> None:
+    known, new = worded().split((6, 3), 1)
+    shares = []
+    for wordings in (known, None):
+        one = Described(known[:, 0], 2, rng(), wordings=wordings)
+        codes = one(new.flatten(0, 1)).detach()
+        nearest = torch.cdist(codes, one(known.flatten(0, 1)).detach().unflatten(0, (N, 6)).mean(1)).argmin(1)
+        shares.append(float((nearest == torch.arange(N).repeat_interleave(3)).float().mean()))
+    assert shares[0] > 0.9 and shares[1] < 0.7, shares
+
+
+def test_no_feature_counts_more_for_its_unit() -> None:
+    wordings, large = worded(), torch.ones(F)
+    large[1] = 1e4
+    one, other = (Described(w[:, 0], D, rng(), wordings=w) for w in (wordings, wordings * large))
+    close(other(wordings[:, 2] * large).detach().abs(), one(wordings[:, 2]).detach().abs(), atol=1e-3)
+
+
 def test_an_id_adds_to_known_agents_only() -> None:
     one = Described(ROWS, D, rng(), ids=True)
     assert torch.equal(one(), Described(ROWS, D, rng())()), "it starts at zero"
@@ -140,6 +183,18 @@ def test_a_text_is_encoded_the_same_whoever_stands_beside_it() -> None:
                 assert together.mask[i].tolist() == [0] * (5 - count) + [1] * count
             else:
                 assert torch.equal(together[i], alone[0])
+
+
+def test_both_is_a_sentence_and_then_the_states_of_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = torch.tensor([[0.6, -0.8, 0.0]])
+    monkeypatch.setattr("hypermarl.language.agents.SentenceEncoder", lambda device: lambda texts: sentence)
+    config = DescriptionConfig(encoder="both", layers=(1, 2))
+    found = Descriptions(config, tiny.backbone(), whole=False)(["red cat", "one two sun"])
+    assert isinstance(found, torch.Tensor)
+    close(found[:, :3], sentence.expand(2, 3))
+    for i, text in enumerate(("red cat", "one two sun")):
+        states = layer_states(tiny.backbone(), [text], (1, 2)).values[0]
+        close(found[i, 3:], torch.cat([states[0].mean(0), states[1].mean(0)]))
 
 
 def test_frames_hold_the_prompt_and_who_is_asked() -> None:

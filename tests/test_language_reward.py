@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_the_gradient_is_that_of_the_plain_sum_over_samples(
         close(mine, other, atol=1e-4)
     if one.config.reward.objective == "reinforce":  # a ratio of 1 has another value than a log-probability
         assert values["loss/policy"] == pytest.approx(float(loss.detach()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("update", "bonus"), [(0, 0.9), (1, 0.45), (2, 0.0), (8, 0.0)])
+def test_a_bonus_that_falls_does_so_in_a_line(update: int, bonus: float, folder: Path) -> None:
+    one = small_words.learner(folder, "hyper_mlp", reward={"group": 3, "entropy": 0.9, "entropy_end": 0.0})
+    one.config = replace(one.config, train=replace(one.config.train, updates=4))
+    one.update = update
+    stirred(one.actor)
+    _, found, talk = gradients(one)
+    one.config = replace(one.config, reward=replace(one.config.reward, entropy=bonus))
+    for mine, other in zip(found, torch.autograd.grad(explicit_loss(one, talk), one.descent.parameters), strict=True):
+        close(mine, other, atol=1e-4)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)

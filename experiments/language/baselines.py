@@ -29,7 +29,7 @@ def untrained(task: str, sharing: str, frame: tuple[str, ...]) -> Teaching:
     words = next(iter(CELLS[task].values())).split()
     kept = [word for word in words if word.startswith(("task", "task.options", "description", "teach.items"))]
     composed = settings.compose([*kept, f"sharing={sharing}", *frame], root="language")
-    return Teaching(settings.build(LanguageConfig, composed))
+    return Teaching(settings.build(LanguageConfig, composed), fresh=False)
 
 
 @torch.no_grad()

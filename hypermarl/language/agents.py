@@ -22,6 +22,7 @@ from hypermarl.targets import LoRATarget
 
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 READ = 16  # texts from which a reader learns what states are like
+WORDED = 2048  # texts at most from which is learned how one agent's wordings differ
 Encoded = Tensor | States
 """Descriptions as a conditioner reads them: `[N, f]`, or the states of all their tokens."""
 
@@ -57,19 +58,28 @@ class Descriptions:
         return States(values.float(), mask)
 
     def _encode(self, text: str) -> Tensor:
-        if self.config.encoder == "sentence":
-            if self._encoder is None:
-                self._encoder = SentenceEncoder(device=self.backbone.device)
-            return self._encoder([text])[0]
-        if not self.whole:
+        if self.whole:
+            return layer_states(self.backbone, [text], self.config.layers).values[0].to(self.backbone.model.dtype)
+        if self.config.encoder == "states":
             return layer_states(self.backbone, [text], self.config.layers[-1:]).mean()[0, 0]
-        return layer_states(self.backbone, [text], self.config.layers).values[0].to(self.backbone.model.dtype)
+        if self._encoder is None:
+            self._encoder = SentenceEncoder(device=self.backbone.device)
+        sentence = self._encoder([text])[0]
+        if self.config.encoder == "sentence":
+            return sentence
+        return torch.cat([sentence, layer_states(self.backbone, [text], self.config.layers).mean()[0].flatten()])
 
 
 def build_actor(
-    config: LanguageConfig, backbone: Backbone, target: LoRATarget, texts: Sequence[str], descriptions: Descriptions
+    config: LanguageConfig,
+    backbone: Backbone,
+    target: LoRATarget,
+    texts: Sequence[str],
+    descriptions: Descriptions,
+    wordings: Sequence[Sequence[str]] = (),
 ) -> GeneratedActor:
-    """Generated adapters for agents that are described by `texts`, started from the run's seed."""
+    """Generated adapters for agents that are described by `texts`, started from the run's seed; the start is better
+    where each agent's other `wordings` are known."""
     sharing, seen = config.sharing, config.description
     rng = torch.Generator().manual_seed(config.seed * 1_000_003 % 2**63)
     who: Any
@@ -90,13 +100,24 @@ def build_actor(
     elif config.reads:
         rows = descriptions(texts)
         assert isinstance(rows, Tensor)
-        who = Described(rows.cpu(), sharing.embedding, rng, ids=sharing.conditioning == "text_and_id")
+        ids = sharing.conditioning == "text_and_id"
+        who = Described(rows.cpu(), sharing.embedding, rng, ids=ids, wordings=_encoded(wordings, descriptions))
     else:
         who = make_conditioner(sharing.conditioning, len(texts), sharing.embedding, (), rng)
     generator = Generator(target.spec, who.dim, config=sharing.generator, rng=rng)
     if sharing.generator.start == "distinct":
         generator.start_distinct(who(), rng)
     return GeneratedActor(who, generator, target).to(backbone.device)
+
+
+def _encoded(wordings: Sequence[Sequence[str]], descriptions: Descriptions) -> Tensor | None:
+    """`[N, M, f]`, as many of each agent as all have and are quickly encoded; None where no two are known."""
+    count = min(min(map(len, wordings), default=0), WORDED // max(1, len(wordings)))
+    if count < 2:
+        return None
+    rows = descriptions([text for few in wordings for text in few[:count]])
+    assert isinstance(rows, Tensor)
+    return rows.cpu().unflatten(0, (len(wordings), count))
 
 
 def identity(config: LanguageConfig, numbers: Sequence[int], texts: Sequence[str], known: Descriptions) -> Any:

@@ -48,10 +48,16 @@ def composed(target: LoRATarget, chunks: Weights, shared: Weights | None = None)
 
 def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str], int], int]:
     """How many tokens a text has for the encoder of its descriptions, and how many that reads."""
-    if config.description.encoder == "sentence":
+    counts: list[Callable[[str], int]] = []
+    windows: list[int] = []
+    if config.description.encoder != "states":
         encoder = SentenceEncoder(device=backbone.device)
-        return lambda text: len(encoder.tokenizer(text)["input_ids"]), encoder.window
-    return lambda text: len(backbone.encode(text, chat=False)), backbone.window
+        counts.append(lambda text: len(encoder.tokenizer(text)["input_ids"]))
+        windows.append(encoder.window)
+    if config.description.encoder != "sentence":
+        counts.append(lambda text: len(backbone.encode(text, chat=False)))
+        windows.append(backbone.window)
+    return lambda text: max(count(text) for count in counts), min(windows)
 
 
 def cut(text: str, tokens: Callable[[str], int], most: int) -> list[str]:

@@ -40,7 +40,7 @@ def open_learner(
     """What a run has learned, at its newest checkpoint or at the one `path` names, in its own environment or `env`."""
     folder, checkpoint = find_checkpoint(path, seed)
     config = replace(config_of(folder), device=device, seeds=1)
-    learner: Any = make_learner(config if env is None else replace(config, env=env))
+    learner: Any = make_learner(config if env is None else replace(config, env=env), fresh=False)
     check_base(folder, learner.backbone)
     known = folder.groups.get("agents", {})
     if env is not None and list(learner.names) != list(known):

@@ -207,9 +207,16 @@ class Rewarding:
         loss = (surrogate * one.counts).sum()
         if config.kl:
             loss = loss + config.kl * one.divergence.sum()
-        if config.entropy:
-            loss = loss - config.entropy * one.entropy.sum()
+        if bonus := self._bonus():
+            loss = loss - bonus * one.entropy.sum()
         return loss
+
+    def _bonus(self) -> float:
+        """The weight of entropy in this update."""
+        start, end = self.config.reward.entropy, self.config.reward.entropy_end
+        if end is None:
+            return start
+        return start + (end - start) * min(1.0, self.update / (0.5 * self.config.train.updates))
 
     def _values(self, talk: Conversation, parts: Sequence[Part], judged: Sequence[Judged]) -> dict[str, float]:
         """What was earned, and of every agent how it speaks."""

@@ -79,8 +79,8 @@ class Result:
     results: Mapping[str, float]
 
 
-def make_learner(config: LanguageConfig) -> Learner:
-    """From examples if a task is given, else from reward."""
+def make_learner(config: LanguageConfig, *, fresh: bool = True) -> Learner:
+    """From examples if a task is given, else from reward; not `fresh` if what it has learned will be put into it."""
     torch_device(config.device)
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
@@ -88,7 +88,7 @@ def make_learner(config: LanguageConfig) -> Learner:
     if config.task is not None:
         from hypermarl.language.teaching import Teaching
 
-        learner = Teaching(config)
+        learner = Teaching(config, fresh=fresh)
     else:
         from hypermarl.language.rewarding import Rewarding
 
@@ -142,20 +142,23 @@ class Run:
         self.folder = folder
         self._stop = False
         self._saved = -1
-        self._cpu = 0.0  # seconds of the processor in updates, evaluation left out
+        self._cpu = 0.0  # seconds of the processor to begin and in updates, evaluation left out
         self._resumed = False
 
     @classmethod
     def create(cls, config: LanguageConfig, path: Path) -> Run:
+        start = time.process_time()
         learner = make_learner(config)
         backbone = learner.backbone
         known = {"agents": dict(learner.names), "base": {"name": backbone.name, "sha256": backbone.sha256}}
-        return cls(learner, RunFolder.create(path, settings.to_dict(config), known))
+        one = cls(learner, RunFolder.create(path, settings.to_dict(config), known))
+        one._cpu = time.process_time() - start
+        return one
 
     @classmethod
     def open(cls, config: LanguageConfig, path: Path) -> Run:
         folder = RunFolder.open(path)
-        one = cls(make_learner(config), folder)
+        one = cls(make_learner(config, fresh=folder.latest() is None), folder)
         check_base(folder, one.learner.backbone)
         one._resumed = one._restore()
         return one

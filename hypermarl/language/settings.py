@@ -29,10 +29,11 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class DescriptionConfig:
-    """How words become numbers: `sentence` is one vector of a sentence encoder, `states` the frozen model's own."""
+    """How words become numbers: `sentence` is one vector of a sentence encoder, `states` the frozen model's own,
+    `both` the one and then the other."""
 
-    encoder: Literal["sentence", "states"] = "sentence"
-    layers: tuple[int, ...] = (12, 20)  # whose states a reader reads; of `states`, the last one is averaged
+    encoder: Literal["sentence", "states", "both"] = "sentence"
+    layers: tuple[int, ...] = (12, 20)  # whose states a reader reads, or `both` averages; `states` takes the last one
     width: int = 128  # of a reader
     queries: int = 8
     blocks: int = 2
@@ -85,7 +86,9 @@ class TeachConfig:
     unrelated: float = 0.0  # weight of the divergence from the frozen model on what has nothing to do with any role
     unrelated_every: int = 4  # updates from one that asks for that to the next
     distil: float = 0.0  # share of the loss that imitates the frozen model with the description in its prompt
-    noise: float = 0.0  # added to sentence vectors in training, in units of how far descriptions are apart
+    noise: float = 0.0  # added to encoded descriptions in training, in units of how far they are apart
+    mix: float = 0.0  # share of another role's description that is mixed into a role's in training, at most
+    fade: float = 0.0  # share by which descriptions are drawn to the mean of all in training, at most
     shuffled: bool = False  # the control: in training every role is described by another's words
     items: int = 4  # examples per role and column of an evaluation
 
@@ -102,7 +105,8 @@ class RewardConfig:
     gamma: float = 1.0
     normalise: Literal["auto", "agent", "prompt", "team", "none"] = "auto"  # of a prompt for grpo, else of an agent
     kl: float = 0.0  # weight of the divergence from the frozen model
-    entropy: float = 0.0
+    entropy: float = 0.0  # bonus for speaking in many ways
+    entropy_end: float | None = None  # what it falls to, in a line until half of the updates; by default it stays
     temperature: float = 1.0
     tokens: int = 16  # of an answer in free text
     test_episodes: int = 64
@@ -142,7 +146,7 @@ class LanguageConfig:
             raise UserError("Say either what is taught, task=..., or where reward is earned, env=...")
         if self.sharing.conditioning == "features":
             raise UserError("Language agents are described in words: sharing.conditioning=text, not features.")
-        if self.description.encoder == "sentence" and self.sharing.conditioning == "reader":
+        if self.description.encoder != "states" and self.sharing.conditioning == "reader":
             object.__setattr__(self, "description", replace(self.description, encoder="states"))
         if self.backbone.frame != "chat" and self.backbone.frame.count("{prompt}") != 1:
             raise UserError("backbone.frame must be chat, or a text with {prompt} in it once.")
@@ -180,6 +184,7 @@ class LanguageConfig:
             "teach.noise": teach.noise,
             "reward.kl": reward.kl,
             "reward.entropy": reward.entropy,
+            "reward.entropy_end": reward.entropy_end or 0.0,
             "seed": self.seed,
         }
         positive = {
@@ -188,5 +193,11 @@ class LanguageConfig:
             "reward.clip": reward.clip,
             "reward.temperature": reward.temperature,
         }
-        shares = {"train.warmup": train.warmup, "teach.distil": teach.distil, "reward.gamma": reward.gamma}
+        shares = {
+            "train.warmup": train.warmup,
+            "teach.distil": teach.distil,
+            "teach.mix": teach.mix,
+            "teach.fade": teach.fade,
+            "reward.gamma": reward.gamma,
+        }
         check_ranges(at_least_one=at_least_one, not_negative=not_negative, positive=positive, shares=shares)

@@ -21,11 +21,14 @@ from hypermarl.language.task import Example, Role, Task
 from hypermarl.language.tasks import make_task
 from hypermarl.spec import Weights
 
+DRAWS = 4  # of an example whose answer is to differ
+
 
 class Teaching:
     """A task, an actor that learns it, and how far it has come; what is drawn is a function of seed and update."""
 
-    def __init__(self, config: LanguageConfig) -> None:
+    def __init__(self, config: LanguageConfig, *, fresh: bool = True) -> None:
+        """Not `fresh`, it is given what it has learned afterwards, and how it would start need not be found."""
         assert config.task is not None
         self.config = config
         self.task: Task = make_task(config.task.name, config.task.options)
@@ -36,7 +39,8 @@ class Teaching:
         self.learned = self.task.of("trained")
         self.numbers = {role.name: i for i, role in enumerate(self.learned)}
         texts = [role.wordings[0] for role in self.learned]
-        self.actor = build_actor(config, self.backbone, self.target, texts, self.descriptions)
+        wordings = [role.wordings for role in self.learned] if fresh else ()
+        self.actor = build_actor(config, self.backbone, self.target, texts, self.descriptions, wordings)
         self.descent = Descent(self.actor, config.train)
         self.update = 0
         self.examples = 0
@@ -54,7 +58,7 @@ class Teaching:
         roles = rng.sample(self.learned, min(config.teach.roles, len(self.learned)))
         wordings = [rng.choice(role.wordings) for role in roles]
         told = self._shuffled(roles, wordings) if config.teach.shuffled else wordings
-        examples = [[self.task.draw(role, rng, False) for _ in range(config.teach.rows)] for role in roles]
+        examples = [self._varied(role, rng) for role in roles]
         due = config.teach.unrelated > 0 and self.update % config.teach.unrelated_every == 0
         apart = due and bool(self.task.unrelated)
         if apart:
@@ -163,6 +167,18 @@ class Teaching:
         with torch.no_grad():
             return given.scores(self.backbone, lambda arguments: self.target.network(**arguments))
 
+    def _varied(self, role: Role, rng: random.Random) -> list[Example]:
+        """Rows of one role, with other answers than its earlier rows where a few draws find any: what answers have in
+        common is soon learned, and what decides between them is learned from comparing."""
+        found: list[Example] = []
+        for _ in range(self.config.teach.rows):
+            for _ in range(DRAWS):
+                example = self.task.draw(role, rng, False)
+                if example.answer not in [each.answer for each in found]:
+                    break
+            found.append(example)
+        return found
+
     def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
         """The control: always the same wrong role's words for a role."""
         del wordings
@@ -172,13 +188,19 @@ class Teaching:
         return [rng.choice(order[self.numbers[role.name]].wordings) for role in roles]
 
     def _blurred(self, who: Any) -> Any:
-        """Sentence vectors with noise, so that what is learned of a wording holds for those near it."""
-        conditioner = self.actor.conditioner
-        if not self.config.teach.noise or not isinstance(conditioner, Described) or not who.is_floating_point():
+        """Encoded descriptions `[N, f]` as other wordings may be: a little of another's in them, less pronounced, and
+        with noise, so that what is learned of a wording holds for those near it."""
+        conditioner, teach = self.actor.conditioner, self.config.teach
+        plain = not (teach.noise or teach.mix or teach.fade)
+        if plain or not isinstance(conditioner, Described) or not who.is_floating_point():
             return who
         rng = torch.Generator().manual_seed(random.Random(f"{self.config.seed}/{self.update}/noise").getrandbits(63))
         noise = torch.randn(who.shape, generator=rng).to(who)
-        return who + self.config.teach.noise * conditioner.scale * noise
+        mix, fade = torch.rand(2, len(who), 1, generator=rng).to(who)
+        others = who.roll(int(torch.randint(1, max(2, len(who)), (1,), generator=rng)), 0)
+        mixed = who + teach.mix * mix * (others - who)
+        faded = mixed + teach.fade * fade * (conditioner.mean - mixed)
+        return faded + teach.noise * conditioner.scale * noise
 
     def _taught(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool) -> Tensor:
         """What the frozen model expects with the description in its prompt (context distillation), `[P, V]`."""

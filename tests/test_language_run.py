@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,35 @@ def test_noise_is_in_units_of_how_far_descriptions_are_apart(model: Path, taught
     assert torch.equal(first, learner._blurred(who))
     learner.update = 1
     assert not torch.equal(first, learner._blurred(who))
+
+
+def test_wordings_are_mixed_with_anothers_and_faded_up_to_the_share_asked_for(model: Path, taught: None) -> None:
+    shares: dict[str, list[float]] = {"mix": [], "fade": []}
+    for kind in shares:
+        learner = Teaching(config(model, TASK, f"teach.{kind}=0.4"))
+        who = learner.descriptions(["red cat", "blue dog", "sun moon"])
+        assert isinstance(who, torch.Tensor)
+        for learner.update in range(40):
+            moved = learner._blurred(who) - who
+            for i in range(3):
+                mean = learner.actor.conditioner.mean
+                goals = [who[j] for j in range(3) if j != i] if kind == "mix" else [mean]
+                ways = [goal - who[i] for goal in goals]
+                found = [float(moved[i] @ way / way.square().sum()) for way in ways]
+                errors = [float((moved[i] - t * way).norm()) for t, way in zip(found, ways, strict=True)]
+                shares[kind].append(found[errors.index(min(errors))])
+                assert min(errors) < 1e-5, "along the way to one of them and nowhere else"
+    for few in shares.values():
+        assert 0 <= min(few) < 0.1 and 0.3 < max(few) < 0.4 and abs(sum(few) / len(few) - 0.2) < 0.05
+
+
+def test_rows_of_one_role_differ_in_their_answers_where_they_can(model: Path, taught: None) -> None:
+    learner = Teaching(config(model, TASK, "teach.rows=3"))
+    role = learner.learned[0]
+    few = [[example.answer for example in learner._varied(role, random.Random(i))] for i in range(60)]
+    plain = random.Random(0)
+    by_chance = sum(len({learner.task.draw(role, plain, False).answer for _ in range(3)}) == 3 for _ in range(60))
+    assert by_chance < 30 < 45 < sum(len(set(answers)) == 3 for answers in few)
 
 
 def test_how_agents_are_worded_is_learned_at_the_start_only(

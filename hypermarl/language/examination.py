@@ -2,13 +2,14 @@
 
 An answer counts if greedy writing would give it to the last token, its end included. Columns:
 
-    seen         trained roles under wordings of training
-    unseen       trained roles under wordings that were kept for tests
-    recombined   roles made of trained parts, never trained whole
-    new          roles of which nothing was trained
-    shuffled     as unseen, but every role is described by another's words: a control, must collapse
-    random       as unseen, but described by strings without meaning: a control, must collapse
-    unrelated    what has nothing to do with any role; to be compared with the frozen model's own share
+    seen             trained roles under wordings of training
+    unseen           trained roles under wordings that were kept for tests
+    recombined       roles made of trained parts, never trained whole, under wordings that were kept for tests
+    recombined_seen  the same roles under their wordings that were not
+    new              roles of which nothing was trained
+    shuffled         as unseen, but every role is described by another's words: a control, must collapse
+    random           as unseen, but described by strings without meaning: a control, must collapse
+    unrelated        what has nothing to do with any role; to be compared with the frozen model's own share
 
 All inputs are kept from training. Examples with choices are also scored by `choice/<column>`: whether the answer is
 the likeliest of them.
@@ -44,7 +45,7 @@ def columns(learner: Teaching) -> list[Column]:
     task, sharing = learner.task, learner.config.sharing
     trained = task.of("trained")
     told = learner.config.reads or sharing.id_in_observation
-    found = [Column("seen", trained, lambda role, rng: rng.choice(role.wordings))]
+    found = [Column("seen", trained, _worded)]
     if not told:
         if sharing.conditioning == "none":
             found += [Column(part, task.of(part), _first) for part in ("recombined", "new")]
@@ -53,6 +54,7 @@ def columns(learner: Teaching) -> list[Column]:
     found += [
         Column("unseen", tuple(r for r in trained if r.unseen), lambda role, rng: rng.choice(role.unseen)),
         Column("recombined", task.of("recombined"), _any),
+        Column("recombined_seen", tuple(r for r in task.of("recombined") if r.unseen), _worded),
         Column("new", task.of("new"), _any),
         Column("shuffled", trained, lambda role, rng: _any(others[role.name], rng)),
         Column("random", trained, lambda role, rng: gibberish(rng)),
@@ -118,6 +120,10 @@ def _asked(
 def gibberish(rng: random.Random) -> str:
     """Ten words of no language."""
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 8))) for _ in range(10)) + "."
+
+
+def _worded(role: Role, rng: random.Random) -> str:
+    return rng.choice(role.wordings)
 
 
 def _any(role: Role, rng: random.Random) -> str:

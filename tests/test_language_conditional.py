@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hypermarl.errors import UserError
+from hypermarl.language.examination import columns
 from hypermarl.language.task import Role, Task
 from hypermarl.language.tasks import make_task
 from hypermarl.language.tasks.conditional import ACTIONS, HELD_OUT, MEMBERS, UNSEEN, WORDINGS, word_pairs
@@ -141,3 +143,15 @@ def test_action_words_are_single_tokens_of_the_real_model() -> None:
     assert all(len(ids) == 1 for ids in tokens.values()) and len({ids[0] for ids in tokens.values()}) == 12
     single = [word for word in LOOKUP if len(tokenizer(" " + word)["input_ids"]) == 1]
     assert len(single) > 0.9 * len(LOOKUP)
+
+
+def test_untrained_combinations_are_asked_for_in_wordings_of_training_and_in_others() -> None:
+    one = task(categories=8, pairs=12)
+    config = SimpleNamespace(sharing=SimpleNamespace(id_in_observation=False, conditioning="text"), reads=True)
+    by_name = {column.name: column for column in columns(SimpleNamespace(task=one, config=config))}  # type: ignore[arg-type]
+    rng = random.Random(3)
+    for name, kept in (("recombined", True), ("recombined_seen", False), ("seen", False), ("unseen", True)):
+        column = by_name[name]
+        assert {role.part for role in column.roles} == {"recombined" if "re" in name else "trained"}
+        for role in column.roles:
+            assert column.describe(role, rng) in (role.unseen if kept else role.wordings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import hypermarl
 from hypermarl.errors import UserError
 from hypermarl.language import room
 from hypermarl.language import run as runs
-from hypermarl.language.compose import composed, cut
+from hypermarl.language.compose import composed, cut, measure
 from hypermarl.language.export import served
 from hypermarl.language.judge import open_learner
 from hypermarl.language.load import load_swarm, open_author
@@ -300,3 +301,15 @@ def test_documents_are_cut_at_sentences_into_chunks_that_fit() -> None:
 
 def test_servers_of_adapters_are_told_the_rank_to_allow() -> None:
     assert [served(rank) for rank in (1, 8, 9, 300, 512, 513)] == [8, 8, 16, 320, 512, None]
+
+
+def test_of_two_encoders_the_one_that_reads_less_says_how_long_a_chunk_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random model reads 40 tokens, one for each word; the sentence encoder here 9, two for each word."""
+    sentence = SimpleNamespace(tokenizer=lambda text: {"input_ids": text.split() * 2}, window=9)
+    monkeypatch.setattr("hypermarl.language.compose.SentenceEncoder", lambda device: sentence)
+    found = {}
+    for encoder in ("sentence", "states", "both"):
+        config = SimpleNamespace(description=SimpleNamespace(encoder=encoder))
+        tokens, window = measure(config, tiny.backbone())  # type: ignore[arg-type]
+        found[encoder] = tokens("red cat sun"), window
+    assert found == {"sentence": (6, 9), "states": (3, 40), "both": (6, 9)}

@@ -75,6 +75,8 @@ def test_with_wordings_codes_begin_along_what_tells_agents_apart_in_spite_of_the
     basis = torch.linalg.qr(vectors.real[:, best]).Q
     close(basis @ (basis.mT @ one.map.double()), one.map.double(), atol=1e-5)
     close((centres @ one.map.double()).square().mean(), torch.tensor(1.0).double(), atol=1e-5)
+    spread = one.map.double().mT @ noisy @ one.map.double()  # wordings differ alike along both
+    close(spread, spread[0, 0] * torch.eye(2).double(), atol=1e-5)
 
 
 def test_agents_are_nearest_to_themselves_however_they_are_worded() -> None:

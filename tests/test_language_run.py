@@ -22,6 +22,7 @@ from hypermarl.language import run as runs
 from hypermarl.language.agents import Descriptions
 from hypermarl.language.judge import open_learner
 from hypermarl.language.rewarding import Rewarding
+from hypermarl.language.settings import LanguageConfig
 from hypermarl.language.task import Example
 from hypermarl.language.teaching import Teaching
 from hypermarl.runs import RunFolder
@@ -218,6 +219,24 @@ def test_how_agents_are_worded_is_learned_at_the_start_only(
     saved = load_file(result.folder / "checkpoints/000000000001/policy.safetensors")
     for name, tensor in learner.actor.conditioner.state_dict().items():
         assert torch.equal(tensor, saved[f"conditioner.{name}"]), name
+    read.clear()
+    assert runs.Run.open(config(model, TASK, "train.updates=2"), result.folder).learner.update == 1
+    assert read == wordings[::2]
+
+
+def test_what_it_takes_to_begin_counts_as_time_of_training(
+    model: Path, taught: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, now = runs.make_learner, [5.0]
+
+    def slow(settings: LanguageConfig) -> runs.Learner:
+        now[0] += 7.0
+        return plain(settings)
+
+    monkeypatch.setattr(runs, "make_learner", slow)
+    monkeypatch.setattr(runs.time, "process_time", lambda: now[0])
+    runs.Run.create(config(model, TASK, "train.updates=1"), tmp_path / "run").run()
+    assert json.loads((tmp_path / "run/results.json").read_text())["cpu_seconds"] == 7.0
 
 
 def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(

@@ -18,6 +18,7 @@ from hypermarl.language.backbone import Backbone, load_backbone
 from hypermarl.language.encoders import SentenceEncoder, States, layer_states
 from hypermarl.language.reader import Reader
 from hypermarl.language.settings import BackboneConfig, DescriptionConfig, LanguageConfig
+from hypermarl.monitoring.progress import Progress
 from hypermarl.targets import LoRATarget
 
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -101,7 +102,8 @@ def build_actor(
         rows = descriptions(texts)
         assert isinstance(rows, Tensor)
         ids = sharing.conditioning == "text_and_id"
-        who = Described(rows.cpu(), sharing.embedding, rng, ids=ids, wordings=_encoded(wordings, descriptions))
+        known = _encoded(wordings, descriptions, config.train.progress)
+        who = Described(rows.cpu(), sharing.embedding, rng, ids=ids, wordings=known)
     else:
         who = make_conditioner(sharing.conditioning, len(texts), sharing.embedding, (), rng)
     generator = Generator(target.spec, who.dim, config=sharing.generator, rng=rng)
@@ -110,14 +112,18 @@ def build_actor(
     return GeneratedActor(who, generator, target).to(backbone.device)
 
 
-def _encoded(wordings: Sequence[Sequence[str]], descriptions: Descriptions) -> Tensor | None:
-    """`[N, M, f]`, as many of each agent as all have and are quickly encoded; None where no two are known."""
+def _encoded(wordings: Sequence[Sequence[str]], descriptions: Descriptions, shown: bool) -> Tensor | None:
+    """`[N, M, f]`, as many of each agent as all have and are quickly encoded; None where no two are known. A bar if
+    `shown`: it may take a minute."""
     count = min(min(map(len, wordings), default=0), WORDED // max(1, len(wordings)))
     if count < 2:
         return None
-    rows = descriptions([text for few in wordings for text in few[:count]])
-    assert isinstance(rows, Tensor)
-    return rows.cpu().unflatten(0, (len(wordings), count))
+    rows = []
+    with Progress(len(wordings), title="reading descriptions", unit="agents", shown=shown) as progress:
+        for done, few in enumerate(wordings, 1):
+            rows.append(descriptions(few[:count]))
+            progress.update(done)
+    return torch.stack([row.cpu() for row in rows if isinstance(row, Tensor)])
 
 
 def identity(config: LanguageConfig, numbers: Sequence[int], texts: Sequence[str], known: Descriptions) -> Any:

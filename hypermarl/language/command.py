@@ -117,7 +117,7 @@ def show(results: Sequence[runs.Result], config: LanguageConfig) -> None:
 
 def show_plan(config: LanguageConfig) -> None:
     """Print the settings as YAML, then what would be trained and how large an adapter is."""
-    learner: Any = runs.make_learner(config)
+    learner: Any = runs.make_learner(config, fresh=False)
     print(yaml.safe_dump(settings.to_dict(config), sort_keys=False, default_flow_style=None, width=100).rstrip())
     actor = learner.actor
     counts = {

@@ -30,8 +30,8 @@ def parts(role: Role) -> tuple[str, str, str]:
 
 
 def test_members_and_action_words_are_told_apart() -> None:
-    assert len(MEMBERS) == 15 and all(len(words.split()) == 14 for words in MEMBERS.values())
-    assert len(LOOKUP) == 15 * 14, "no word in two categories"
+    assert len(MEMBERS) == 15 and all(len(words.split()) == 24 for words in MEMBERS.values())
+    assert len(LOOKUP) == 15 * 24, "no word in two categories"
     assert not (set(LOOKUP) | set(MEMBERS)) & set(ACTIONS) and len(set(ACTIONS)) == 12
     said = set(re.findall("[a-z]+", " ".join(WORDINGS + UNSEEN).lower()))
     assert not said & set(ACTIONS), "an action word in a wording would name a second answer"
@@ -39,7 +39,7 @@ def test_members_and_action_words_are_told_apart() -> None:
 
 def test_two_thirds_of_the_combinations_are_trained() -> None:
     one = task()
-    assert (len(one.of("trained")), len(one.of("recombined")), len(one.roles)) == (300, 150, 450)
+    assert (len(one.of("trained")), len(one.of("recombined")), len(one.roles)) == (1320, 660, 1980)
     small = task(categories=8, pairs=12)
     assert (len(small.of("trained")), len(small.of("recombined"))) == (64, 32)
     assert len({word for role in small.roles for word in parts(role)[1:]}) == 6
@@ -52,10 +52,12 @@ def test_what_a_recombined_role_is_made_of_was_trained(options: dict[str, int]) 
     assert recombined and not {role.name for role in trained} & {role.name for role in recombined}
     for part in (lambda role: parts(role)[0], lambda role: parts(role)[1:]):
         assert {part(role) for role in recombined} <= {part(role) for role in trained}
+    together = [{(parts(role)[0], frozenset(parts(role)[1:])) for role in some} for some in (trained, recombined)]
+    assert not together[0] & together[1], "a category and two words are trained in both orders or in neither"
     if len(one.roles) > 20:  # no category and no pair is trained much less than another
         for part in (lambda role: parts(role)[0], lambda role: parts(role)[1:]):
             counts = Counter(part(role) for role in trained).values()
-            assert max(counts) - min(counts) <= 1
+            assert max(counts) - min(counts) <= 2
 
 
 @pytest.mark.parametrize("count", [6, 7, 12, 30, 71, 132])
@@ -142,7 +144,7 @@ def test_action_words_are_single_tokens_of_the_real_model() -> None:
     tokens = {word: tokenizer(before + word)["input_ids"] for word in ACTIONS for before in ("", " ")}
     assert all(len(ids) == 1 for ids in tokens.values()) and len({ids[0] for ids in tokens.values()}) == 12
     single = [word for word in LOOKUP if len(tokenizer(" " + word)["input_ids"]) == 1]
-    assert len(single) > 0.9 * len(LOOKUP)
+    assert len(single) > 0.65 * len(LOOKUP)
 
 
 def test_untrained_combinations_are_asked_for_in_wordings_of_training_and_in_others() -> None:

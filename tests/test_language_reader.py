@@ -11,7 +11,7 @@ from hypermarl.conditioning import Described, make_conditioner
 from hypermarl.errors import UserError
 from hypermarl.language.agents import Descriptions, framed
 from hypermarl.language.encoders import States, layer_states
-from hypermarl.language.reader import Reader
+from hypermarl.language.reader import Reader, sparse
 from hypermarl.language.rows import Rows
 from hypermarl.language.settings import DescriptionConfig
 
@@ -119,7 +119,7 @@ def reader() -> Reader:
 def states(batch: int = N, tokens: int = 6, seed: int = 1) -> States:
     mask = torch.ones(batch, tokens, dtype=torch.long)
     mask[0, :2] = 0
-    return States(torch.randn(batch, 2, tokens, tiny.WIDTH, generator=rng(seed)), mask)
+    return States(torch.randn(batch, 3, tokens, tiny.WIDTH, generator=rng(seed)), mask)
 
 
 def test_a_reader_is_not_deafened_by_numbers_that_are_alike_in_all_texts() -> None:
@@ -133,8 +133,8 @@ def test_a_reader_is_not_deafened_by_numbers_that_are_alike_in_all_texts() -> No
     close(same(States(loud, known.mask)), plain(known), atol=1e-3)
     tokens = torch.cat([known.values[i, :, known.mask[i].bool()][:, 1:] for i in range(N)], 1)  # without first ones
     even = (tokens - plain.mean.squeeze(1).unsqueeze(1)) / plain.scale.squeeze(1).unsqueeze(1)
-    close(even.mean(1), torch.zeros(2, tiny.WIDTH))
-    close(even.std(1, correction=0), torch.ones(2, tiny.WIDTH))
+    close(even.mean(1), torch.zeros(3, tiny.WIDTH))
+    close(even.std(1, correction=0), torch.ones(3, tiny.WIDTH))
 
 
 def test_a_reader_sees_no_padding_and_no_other_text() -> None:
@@ -152,15 +152,80 @@ def test_a_reader_sees_no_padding_and_no_other_text() -> None:
 
 
 def test_a_reader_tells_who_does_what_where_a_mean_does_not() -> None:
-    """Two texts of the same tokens' states, paired otherwise: pooled they are one, read they are two."""
+    """Two texts of the same words, in each other's places: pooled they are one, read they are two."""
     values = states(1).values
     first, second = values.clone(), values.clone()
-    half = tiny.WIDTH // 2
-    second[:, :, [2, 3], :half] = first[:, :, [3, 2], :half]  # what the first half says, of the other token
+    second[:, 0, [2, 3]] = first[:, 0, [3, 2]]  # the words; what is known of the places stays
     mask = torch.ones(1, 6, dtype=torch.long)
     close(States(first, mask).mean(), States(second, mask).mean())
     codes = [reader()(States(each, mask)) for each in (first, second)]
     assert (codes[0] - codes[1]).abs().max() > 1e-3
+
+
+def test_a_text_is_the_sum_of_the_words_it_is_pointed_to() -> None:
+    """Combinations never read together get the codes they should: where a reader looks does not depend on the words."""
+    one = reader()
+    values = states(1).values.expand(4, -1, -1, -1).clone()
+    words = torch.nn.functional.rms_norm(torch.randn(4, tiny.WIDTH, generator=rng(8)), (tiny.WIDTH,))
+    for text, (first, second) in enumerate(((0, 2), (0, 3), (1, 2), (1, 3))):
+        values[text, 0, 2], values[text, 0, 4] = words[first], words[second]
+    both = one(States(values, torch.ones(4, 6, dtype=torch.long)))
+    assert (both[0] - both[1]).abs().max() > 1e-3 and (both[0] - both[2]).abs().max() > 1e-3
+    close(both[0] - both[1], both[2] - both[3], atol=1e-5)
+
+
+def test_a_reader_does_not_look_at_the_first_token_unless_there_is_no_other() -> None:
+    one, seen = reader(), states()
+    code = one(seen)
+    values = seen.values.clone()
+    values[0, :, 2], values[1:, :, 0] = 7.0, 7.0
+    close(one(States(values, seen.mask)), code)
+    alone = States(seen.values[:, :, -1:], torch.ones(N, 1, dtype=torch.long))
+    assert one(alone).isfinite().all() and (one(alone)[0] - one(alone)[1]).abs().max() > 1e-3
+
+
+def test_codes_begin_centred_and_of_one_size() -> None:
+    known = states()
+    one = Reader(2, tiny.WIDTH, D, width=8, queries=3, blocks=1, rng=rng(), known=known)
+    close(one(known).mean(0), torch.zeros(D), atol=1e-5)
+    close(one(known).square().mean(), torch.tensor(1.0), atol=1e-5)
+
+
+def factors(ways: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Agents as sums of two facts of four, all sixteen of them, and what is seen of each, worded in many ways:
+    `[16, M, 24]`. One thing in which agents differ, too, is told so vaguely that it is of no use."""
+    facts = torch.nn.functional.one_hot(torch.cartesian_prod(torch.arange(4), torch.arange(4)), 4).float().flatten(1)
+    seen = facts @ torch.randn(8, 24, generator=rng(1))
+    seen = seen.unsqueeze(1) + 0.05 * torch.randn(16, ways, 24, generator=rng(2))
+    vague = torch.randn(24, generator=rng(3))
+    return facts, seen + vague * 2.0 * torch.randn(16, ways, 1, generator=rng(4))
+
+
+def test_settled_codes_are_along_what_is_told_clearly_and_of_one_size() -> None:
+    facts, seen = factors()
+    one = Reader(2, tiny.WIDTH, 9, width=8, queries=3, blocks=1, rng=rng())
+    assert one.settle(seen, rng()) == 6  # two facts of four differ in three directions each
+    codes = (seen.mean(1) - one.centre) @ one.map
+    close(codes[:, :6].mean(0), torch.zeros(6), atol=1e-5)
+    close(codes[:, :6].mT @ codes[:, :6] / 16, torch.eye(6), atol=1e-4)
+    assert codes[:, 6:].count_nonzero() == 0
+    told = facts @ torch.linalg.pinv(facts) @ codes
+    assert float((told - codes).square().sum() / codes.square().sum()) < 0.01, "a code is a sum over its facts"
+
+
+def test_axes_are_turned_so_that_few_tell_an_agent() -> None:
+    plain = torch.nn.functional.one_hot(torch.arange(64) % 8, 8).double()
+    plain = (plain - plain.mean(0)) @ torch.linalg.svd(plain - plain.mean(0)).Vh[:7].mT
+    even = plain / plain.square().mean(0).sqrt()
+    turn = sparse(even, rng())
+    close(turn.mT @ turn, torch.eye(7).double())
+    most = [sparse(even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q, rng()) for i in range(2)]
+    found = [float((even @ turn).pow(4).mean())]
+    found += [
+        float((even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q @ each).pow(4).mean())
+        for i, each in enumerate(most)
+    ]
+    assert found[0] > 1.3 * float(even.pow(4).mean()) and max(found) < 1.05 * min(found), found
 
 
 def test_every_parameter_of_a_reader_learns() -> None:

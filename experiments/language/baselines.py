@@ -40,8 +40,12 @@ def retrieved(learner: Teaching, items: int) -> dict[str, float]:
     for role in learner.task.of("new"):
         examples = [learner.task.draw(role, rng, True) for _ in range(items)]
         for example in examples:
-            given = lesson(learner.backbone, learner.config.backbone.frame, [[example]],
-                           [top_chunks(role.wordings[0], example.prompt, 3)])
+            given = lesson(
+                learner.backbone,
+                learner.config.backbone.frame,
+                [[example]],
+                [top_chunks(role.wordings[0], example.prompt, 3)],
+            )
             scores = learner.scores(given)
             exact += right(scores, given).tolist()
             choice += chosen(learner.backbone, learner.config.backbone.frame, scores, given, [example])

@@ -13,7 +13,7 @@ QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=
 ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
 
-CONDITIONAL = "language train task=conditional train.lr=1e-3 teach.roles=24 teach.items=1"
+CONDITIONAL = "language train task=conditional teach.items=1"
 DOCUMENTS = (
     "language train task=documents task.options.documents=16 task.options.held_out=16 description.layers=[12] "
     "train.lr=1.2e-3 teach.rows=4"
@@ -37,16 +37,19 @@ CELLS: dict[str, dict[str, str]] = {
         "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
     },
     "conditional": {
-        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader train.updates=300 train.evaluate_every=100",
-        "hyper_text": f"{CONDITIONAL} sharing=hyper_text train.updates=300",
-        "shared_id": f"{CONDITIONAL} sharing=shared_id train.updates=100",
+        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader",
+        "hyper_text": f"{CONDITIONAL} sharing=hyper_text",
+        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=250",
+        "shared": f"{CONDITIONAL} sharing=shared train.lr=1e-3 train.updates=250",
     },
     "documents": {
         "hyper_text": f"{DOCUMENTS} sharing=hyper_text description.encoder=states train.updates=150",
         "hyper_reader": f"{DOCUMENTS} sharing=hyper_reader train.updates=150",
     },
     "swarm": {
-        f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}" for game, words in GAMES.items() for sharing in SHARINGS
+        f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}"
+        for game, words in GAMES.items()
+        for sharing in SHARINGS
     },
 }
 

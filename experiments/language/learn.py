@@ -1,6 +1,6 @@
 """Train what `cells.py` lists, one after another, each in a process of its own; what was stopped goes on.
 
-    OMP_NUM_THREADS=1 python experiments/language/learn.py swarm --seeds 0 1 2 3 4 --only "specialisation 4"
+OMP_NUM_THREADS=1 python experiments/language/learn.py swarm --seeds 0 1 2 3 4 --only "specialisation 4"
 """
 
 from __future__ import annotations

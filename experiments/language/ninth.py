@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     asked = parser.parse_args()
-    print("| seed | the eight | nine, the ninth added | the ninth's own reward | nine trained from scratch, as many updates |")
+    print(
+        "| seed | the eight | nine, the ninth added | the ninth's own reward | nine trained from scratch, as many updates |"
+    )
     print("|---:|---:|---:|---:|---:|")
     for seed in asked.seeds:
         _, _, eight = open_learner(Path(FOLDER) / run_name("swarm", "specialisation 8, hyper_text", seed))
@@ -38,7 +40,10 @@ def main() -> None:
             nine.iterate()
         after = nine.play(32, seed=10_000)
         ninth = added.agent(nine.agents[-1]).mean()
-        print(f"| {seed} | {before.team.mean():.2f} | {added.team.mean():.2f} | {ninth:.2f} | {after.team.mean():.2f} |", flush=True)
+        print(
+            f"| {seed} | {before.team.mean():.2f} | {added.team.mean():.2f} | {ninth:.2f} | {after.team.mean():.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

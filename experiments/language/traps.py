@@ -41,8 +41,10 @@ def main() -> None:
     hidden.requires_grad_()  # as in training: what comes before has adapters
     sliced = milliseconds(lambda: last(hidden[:, -2:]).square().sum().backward())
     contiguous = milliseconds(lambda: last(hidden[:, -2:].contiguous()).square().sum().backward())
-    rows = (("last layer", "a slice", sliced, "contiguous", contiguous),
-            ("factors of 30 layers", "indexed", milliseconds(indexed), "unbound once", milliseconds(unbound)))
+    rows = (
+        ("last layer", "a slice", sliced, "contiguous", contiguous),
+        ("factors of 30 layers", "indexed", milliseconds(indexed), "unbound once", milliseconds(unbound)),
+    )
     print("| | trap | ms | as here | ms | ratio |\n|---|---|---:|---|---:|---:|")
     for name, bad, slow, good, fast in rows:
         print(f"| {name} | {bad} | {slow:.0f} | {good} | {fast:.0f} | {slow / fast:.1f} |")

@@ -29,7 +29,9 @@ def main(paths: list[str]) -> None:
             learner.config = replace(learner.config, backbone=replace(learner.config.backbone, frame=frame))
             found = unrelated(learner)
             shown = frame.replace("\n", "\\n")
-            print(f"| {Path(path).name} | `{shown}` | {found['exact/unrelated']:.3f} | {found['exact/unrelated_base']:.3f} |")
+            print(
+                f"| {Path(path).name} | `{shown}` | {found['exact/unrelated']:.3f} | {found['exact/unrelated_base']:.3f} |"
+            )
 
 
 if __name__ == "__main__":

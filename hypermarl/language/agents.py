@@ -6,6 +6,7 @@ Letters: `N` agents, `f` features of a description, `d` conditioning.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from hypermarl.actor import GeneratedActor
 from hypermarl.conditioning import Described, make_conditioner
 from hypermarl.generator import Generator
 from hypermarl.language.backbone import Backbone, load_backbone
+from hypermarl.language.contrast import tell_apart
 from hypermarl.language.encoders import SentenceEncoder, States, layer_states
 from hypermarl.language.reader import Reader
 from hypermarl.language.settings import BackboneConfig, DescriptionConfig, LanguageConfig
@@ -60,7 +62,8 @@ class Descriptions:
 
     def _encode(self, text: str) -> Tensor:
         if self.whole:
-            return layer_states(self.backbone, [text], self.config.layers).values[0].to(self.backbone.model.dtype)
+            layers = (0, *self.config.layers)  # what a reader takes, and what shows it where
+            return layer_states(self.backbone, [text], layers).values[0].to(self.backbone.model.dtype)
         if self.config.encoder == "states":
             return layer_states(self.backbone, [text], self.config.layers[-1:]).mean()[0, 0]
         if self._encoder is None:
@@ -86,8 +89,7 @@ def build_actor(
     who: Any
     if sharing.conditioning == "reader":
         width = int(backbone.model.config.get_text_config().hidden_size)
-        some = descriptions(texts[:: max(1, len(texts) // READ)][:READ]) if texts else None
-        assert some is None or isinstance(some, States)
+        some = _read(descriptions, texts[:: max(1, len(texts) // READ)][:READ]) if texts else None
         who = Reader(
             len(seen.layers),
             width,
@@ -96,8 +98,12 @@ def build_actor(
             queries=seen.queries,
             blocks=seen.blocks,
             rng=rng,
-            known=None if some is None else States(some.values.cpu(), some.mask.cpu()),
+            known=some,
+            fixed=seen.contrast > 0,
         )
+        if seen.contrast and wordings:
+            read, shown = partial(_read, descriptions), config.train.progress
+            tell_apart(who, wordings, read, steps=seen.contrast, seed=config.seed, shown=shown)
     elif config.reads:
         rows = descriptions(texts)
         assert isinstance(rows, Tensor)
@@ -110,6 +116,12 @@ def build_actor(
     if sharing.generator.start == "distinct":
         generator.start_distinct(who(), rng)
     return GeneratedActor(who, generator, target).to(backbone.device)
+
+
+def _read(descriptions: Descriptions, texts: Sequence[str]) -> States:
+    some = descriptions(texts)
+    assert isinstance(some, States)
+    return States(some.values.cpu(), some.mask.cpu())
 
 
 def _encoded(wordings: Sequence[Sequence[str]], descriptions: Descriptions, shown: bool) -> Tensor | None:

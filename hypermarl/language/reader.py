@@ -3,7 +3,8 @@
 A pooled sentence vector knows what a text is about and blurs who does what; queries that look at single tokens keep it.
 In the manner of a Perceiver, as in Doc-to-LoRA: the queries attend to the tokens, then to each other, block by block.
 
-Letters: `B` texts, `K` layers read, `L` tokens, `D` width of the model, `Q` queries, `W` width of the reader, `d` code.
+Letters: `B` texts, `K` layers read, `L` tokens, `D` width of the model, `Q` queries, `W` width of the reader, `d` code,
+`N` agents, `M` wordings of one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from torch import Tensor, nn
 from hypermarl.language.encoders import States
 
 HEADS = 4
+EACH = 8  # numbers a query takes from where it points
+SHARP = 3.0  # how much less sharply than others queries point at first, so that they can learn where
+CLEAR = 2.0  # times that agents differ more than wordings of one along what is told of them
+RIDGE = 1e-3  # of how agents differ, so that what is the same in all wordings is not infinitely clear
+STARTS, TURNS = 3, 60
 
 
 class Attention(nn.Module):
@@ -51,14 +57,24 @@ class Block(nn.Module):
 
 
 class Reader(nn.Module):
-    """`States [B, K, L, D]` -> codes `[B, d]`, of root mean square 1 at the start; a conditioner for a generator.
+    """`States [B, 1 + K, L, D]` -> codes `[B, d]`, of root mean square 1 at the start; a conditioner for a generator.
+
+    It reads by pointing: what K layers of the frozen model know of every token decides where each of Q queries looks,
+    and what it takes from there is the word alone, the state before any layer (the first of the states). So what a
+    query says of a text depends on the words it points to and not on the text as a whole, and a text is a sum of its
+    words: combinations of known words that were never read together get the codes they should (experiments/LOG.md).
 
     States are standardised, number by number, as they are in `known` texts: by themselves a few numbers that are alike
     in all texts outweigh the others.
+
+    A reader is trained together with the generator or, where that is too much to learn at once, beforehand and then
+    `fixed`: see `contrast`.
     """
 
     mean: Tensor
     scale: Tensor
+    centre: Tensor
+    map: Tensor
 
     def __init__(
         self,
@@ -71,37 +87,115 @@ class Reader(nn.Module):
         blocks: int,
         rng: torch.Generator,
         known: States | None = None,
+        fixed: bool = False,
     ) -> None:
+        """`layers` is K; `inputs` is D."""
         super().__init__()
         self.dim = dim
-        self.register_buffer("mean", torch.zeros(layers, 1, inputs))
-        self.register_buffer("scale", torch.ones(layers, 1, inputs))
+        self.fixed = fixed
+        self.register_buffer("mean", torch.zeros(1 + layers, 1, inputs))
+        self.register_buffer("scale", torch.ones(1 + layers, 1, inputs))
         if known is not None:
             self.standardise(known)
         self.enter = nn.Parameter(torch.randn(layers, inputs, width, generator=rng) / math.sqrt(layers * inputs))
         self.queries = nn.Parameter(torch.randn(queries, width, generator=rng))
         self.blocks = nn.ModuleList(Block(width, rng) for _ in range(blocks))
-        self.leave = _matrix(queries * width, dim, rng)
+        self.point = _matrix(width, width, rng)
+        self.take = nn.Parameter(torch.randn(queries, inputs, EACH, generator=rng) / math.sqrt(inputs))
+        self.register_buffer("centre", torch.zeros(queries * EACH))
+        self.register_buffer("map", torch.randn(queries * EACH, dim, generator=rng) / math.sqrt(queries * EACH))
+        if known is not None:
+            self._even(known)
+        self.requires_grad_(not fixed)
 
     def forward(self, who: States | None = None) -> Tensor:
         """A reader knows nobody by number: it is always given what there is to read."""
         if who is None:
             raise ValueError("a reader needs states to read")
+        return (self.features(who) - self.centre) @ self.map
+
+    def features(self, who: States) -> Tensor:
+        """What its queries take, one after another, `[B, Q * EACH]`."""
         even = _level((who.values - self.mean) / self.scale)
-        told = _level(torch.einsum("bkld,kdw->blw", even, self.enter))
+        told = _level(torch.einsum("bkld,kdw->blw", even[:, 1:], self.enter))
+        mask = _said(who.mask)
         queries = self.queries + told[:, -1:]  # the last token has read all others: a start that knows something
         for block in self.blocks:
-            queries = block(queries, told, who.mask)
-        return _level(queries).flatten(-2) @ self.leave
+            queries = block(queries, told, mask)
+        near = _level(queries) @ self.point @ told.mT / (SHARP * math.sqrt(told.shape[-1]))
+        where = near.masked_fill(~mask.unsqueeze(1), -torch.inf).softmax(-1)  # [B, Q, L]
+        return torch.einsum("bqd,qde->bqe", where @ even[:, 0], self.take).flatten(1)
 
     @torch.no_grad()
     def standardise(self, known: States) -> None:
-        """By mean and deviation of these tokens without each text's first one: attention's sink is like no other."""
+        """By mean and deviation of these tokens without each text's first one."""
         places = known.mask.cumsum(-1) > 1
-        tokens = known.values.transpose(1, 2)[places].float()  # [tokens, K, D]
+        tokens = known.values.transpose(1, 2)[places].float()  # [tokens, 1 + K, D]
         if len(tokens) > 1:
             self.mean.copy_(tokens.mean(0).unsqueeze(1))
             self.scale.copy_(tokens.std(0, correction=0).clamp(min=1e-3).unsqueeze(1))
+
+    @torch.no_grad()
+    def settle(self, features: Tensor, rng: torch.Generator) -> int:
+        """Codes from now on are along the directions of `features [N, M, Q * EACH]` in which N agents differ clearly
+        more than the M wordings of one, all of one size; how many these are. Numbers of a code left over are 0.
+
+        Of all ways to turn the axes, the one in which agents stand out along single ones is taken: an optimiser with a
+        step for every parameter, as Adam, learns of an axis at a time, and along axes that mix what varies
+        independently it learns agents by heart (experiments/LOG.md).
+        """
+        whole = features.double()
+        centres = whole.mean(1)
+        apart = centres - centres.mean(0)
+        within = (whole - centres.unsqueeze(1)).flatten(0, 1)
+        noisy = within.mT @ within / len(within)
+        noisy += RIDGE * apart.square().mean() * torch.eye(len(noisy)).to(noisy)
+        white = torch.linalg.inv(torch.linalg.cholesky(noisy)).mT  # in which wordings of one differ alike all ways
+        _, spread, directions = torch.linalg.svd(apart @ white, full_matrices=False)
+        clear = spread / math.sqrt(len(apart))
+        count = min(self.dim, int((clear > CLEAR).sum()))
+        even = white @ directions[:count].mT / clear[:count]
+        even = even @ sparse(apart @ even, rng)
+        self.centre.copy_(centres.mean(0))
+        self.map.zero_()
+        self.map[:, :count] = even.to(self.map)
+        return count
+
+    @torch.no_grad()
+    def _even(self, known: States) -> None:
+        """Codes of these texts are centred and of root mean square 1."""
+        features = self.features(known)
+        if len(features) > 1:
+            self.centre.copy_(features.mean(0))
+            self.map.div_(self(known).square().mean().sqrt().clamp(min=1e-6))
+
+
+@torch.no_grad()
+def sparse(rows: Tensor, rng: torch.Generator) -> Tensor:
+    """`[d, d]`, a rotation of `rows [n, d]` of variance 1 in all directions such that they lie along few axes each: of
+    greatest fourth moments, as independent components are found, the best of a few starts."""
+    size = rows.shape[1]
+    best, most = torch.eye(size).to(rows), -math.inf
+    for _ in range(STARTS):
+        turn = _orthogonal(torch.randn(size, size, generator=rng).to(rows))
+        for _ in range(TURNS):
+            turned = rows @ turn
+            turn = _orthogonal(rows.mT @ turned**3)
+        if (found := float((rows @ turn).pow(4).mean())) > most:
+            best, most = turn, found
+    return best
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest rotation."""
+    left, _, right = torch.linalg.svd(matrix)
+    rotation: Tensor = left @ right
+    return rotation
+
+
+def _said(mask: Tensor) -> Tensor:
+    """`[B, L]`, where to look: not at a text's first token, attention's sink, unless it is the only one."""
+    return (mask.cumsum(-1) > (mask.sum(-1, keepdim=True) > 1).long()) & mask.bool()
 
 
 def _matrix(rows: int, columns: int, rng: torch.Generator) -> nn.Parameter:

@@ -36,7 +36,8 @@ class DescriptionConfig:
     layers: tuple[int, ...] = (12, 20)  # whose states a reader reads, or `both` averages; `states` takes the last one
     width: int = 128  # of a reader
     queries: int = 8
-    blocks: int = 2
+    blocks: int = 1
+    contrast: int = 0  # steps in which a reader learns to tell descriptions apart; then it is fixed. 0: with the rest
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ class LanguageConfig:
             "reward.kl": reward.kl,
             "reward.entropy": reward.entropy,
             "reward.entropy_end": reward.entropy_end or 0.0,
+            "description.contrast": seen.contrast,
             "seed": self.seed,
         }
         positive = {

@@ -1,0 +1,86 @@
+"""A reader learns to tell descriptions apart, however they are worded, before a generator reads its codes.
+
+A generator that learns what a description says and what to do about it at once learns the words of a policy and stays
+there: its condition is to be read and to be obeyed, and neither is of use without the other. Reading alone is learned
+in a hundred steps, and no language model is run for it: of two wordings of many agents, which belong together
+(InfoNCE, arXiv 1807.03748)? Codes are whitened over a batch, or the first thing that tells most agents apart would be
+enough.
+
+Letters: `B` agents of a batch, `N` agents, `M` wordings of each, `f` features.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hypermarl.errors import UserError
+from hypermarl.language.encoders import States
+from hypermarl.language.reader import Reader
+from hypermarl.monitoring.progress import Progress
+
+AGENTS = 96  # of a batch, at most
+READ = 4200  # texts at most: as many wordings of every agent, drawn for each by itself
+LR, WARMUP, DECAY, NORM = 2e-3, 30, 1e-2, 1.0
+TEMPERATURE = 0.1
+RIDGE = 1e-3  # of the features' mean square, so that whitening stays finite
+
+
+def tell_apart(
+    reader: Reader,
+    wordings: Sequence[Sequence[str]],
+    read: Callable[[Sequence[str]], States],
+    *,
+    steps: int,
+    seed: int,
+    shown: bool = False,
+) -> None:
+    """Teach the reader on `wordings` of N agents, `read` as states, and settle its codes; a bar if `shown`.
+
+    UserError where agents are too few, or described in one way only: there is nothing to compare.
+    """
+    if len(wordings) < 2 or min(map(len, wordings)) < 2:
+        raise UserError(
+            "description.contrast teaches a reader by comparing wordings: it needs two agents or more, each described "
+            "in two ways or more; set description.contrast=0."
+        )
+    reader.requires_grad_(True)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=LR, weight_decay=DECAY)
+    rng = random.Random(f"contrast {seed}")
+    few = [rng.sample(list(told), max(2, min(min(map(len, wordings)), READ // len(wordings)))) for told in wordings]
+    with Progress(steps, title="learning to read", unit="steps", shown=shown) as progress:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                fall = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+                group["lr"] = LR * min(1.0, (step + 1) / WARMUP) * fall
+            some = rng.sample(range(len(wordings)), min(AGENTS, len(wordings)))
+            pairs = [rng.sample(few[i], 2) for i in some]
+            features = reader.features(read([one for one, _ in pairs] + [other for _, other in pairs]))
+            contrast(features).backward()
+            nn.utils.clip_grad_norm_(reader.parameters(), NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.update(step + 1)
+    reader.requires_grad_(not reader.fixed)
+    with torch.no_grad():
+        known = torch.stack([reader.features(read(told)) for told in few])
+    reader.settle(known, torch.Generator().manual_seed(seed))
+
+
+def contrast(features: Tensor) -> Tensor:
+    """How surprising it is, in nats, who belongs to whom: `features [2 * B, f]`, first one wording of every agent, then
+    the other."""
+    apart = features - features.mean(0)
+    spread = apart.mT @ apart / len(apart)
+    spread = spread + RIDGE * spread.diagonal().mean() * torch.eye(len(spread), device=spread.device)
+    white = apart @ torch.linalg.inv(torch.linalg.cholesky(spread)).mT
+    one, other = nn.functional.normalize(white, dim=-1).chunk(2)
+    alike = one @ other.mT / TEMPERATURE
+    own = torch.arange(len(alike), device=alike.device)
+    asked = nn.functional.cross_entropy
+    found: Tensor = 0.5 * (asked(alike, own) + asked(alike.mT, own))
+    return found

@@ -1,0 +1,86 @@
+"""A reader that learns to tell descriptions apart before anything else is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import small_language as tiny
+import torch
+from small import close, rng
+
+from hypermarl.errors import UserError
+from hypermarl.language.contrast import RIDGE, TEMPERATURE, contrast, tell_apart
+from hypermarl.language.encoders import States, layer_states
+from hypermarl.language.reader import Reader
+
+D = 7
+SAID = ("{} one {} two", "moon {} one {} two", "two two {} moon {} one", "one {} moon {}", "{} two moon {}")
+"""Who does what: an agent is a pair, and its first word is not its second."""
+PAIRS = tuple(product(("red", "green", "blue"), ("red", "green", "blue", "cat", "dog")))
+HELD_OUT = (PAIRS[1], PAIRS[5], PAIRS[12])  # green is met first of others and second of others
+
+
+def read(texts: Sequence[str]) -> States:
+    return layer_states(tiny.backbone(), texts, (0, 1, 2))
+
+
+def wordings(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
+    return [[text.format(*pair) for text in SAID] for pair in pairs]
+
+
+def reader(**options: object) -> Reader:
+    known = read([few[0] for few in wordings(PAIRS)])
+    return Reader(2, tiny.WIDTH, D, width=32, queries=4, blocks=1, rng=rng(3), known=known, **options)  # type: ignore[arg-type]
+
+
+def nearest(one: Reader, pairs: Sequence[tuple[str, str]]) -> float:
+    """Share of pairs whose code in some wording is nearest to their own in the first, on average over wordings."""
+    with torch.no_grad():
+        first, *others = (one(read(list(texts))) for texts in zip(*wordings(pairs), strict=True))
+    own = torch.arange(len(pairs))
+    return float(torch.stack([torch.cdist(codes, first).argmin(1) == own for codes in others]).float().mean())
+
+
+def test_it_tells_who_does_what_of_pairs_it_never_read_and_does_not_before() -> None:
+    trained = [pair for pair in PAIRS if pair not in HELD_OUT]
+    one = reader(fixed=True)
+    before = nearest(one, PAIRS)
+    tell_apart(one, wordings(trained), read, steps=150, seed=1)
+    assert before < 0.4 and nearest(one, PAIRS) > 0.75, (before, nearest(one, PAIRS))
+    with torch.no_grad():
+        codes = one(read([few[1] for few in wordings(trained)]))
+    assert 4 <= int((codes.square().mean(0) > 0.1).sum()) <= D
+    close(codes.mean(0), torch.zeros(D), atol=0.3)
+    assert all(not parameter.requires_grad for parameter in one.parameters()), "what is fixed is not trained on"
+
+
+def test_it_learns_the_same_again_and_goes_on_being_trained_unless_fixed() -> None:
+    few = wordings(PAIRS[:6])
+    made = [reader() for _ in range(3)]
+    for one, seed in zip(made, (1, 1, 2), strict=True):
+        tell_apart(one, few, read, steps=3, seed=seed)
+        assert all(parameter.requires_grad for parameter in one.parameters())
+    first, same, other = (torch.cat([p.detach().flatten() for p in one.parameters()]) for one in made)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert torch.equal(made[0].map, made[1].map)
+
+
+def test_contrast_is_that_of_whitened_features() -> None:
+    features = torch.randn(10, 4, generator=rng(5))
+    apart = (features - features.mean(0)).double()
+    values, vectors = torch.linalg.eigh(apart.mT @ apart / 10)
+    values = values + RIDGE * values.mean()
+    white = apart @ vectors @ torch.diag(values.rsqrt()) @ vectors.mT  # another root: alike up to a rotation
+    unit = white / white.norm(dim=1, keepdim=True)
+    alike = (unit[:5] @ unit[5:].mT / TEMPERATURE).exp()
+    wanted = -0.5 * ((alike.diag() / alike.sum(0)).log() + (alike.diag() / alike.sum(1)).log()).mean()
+    close(contrast(features).double(), wanted, atol=1e-4)
+    close(contrast(features @ torch.diag(torch.tensor([5.0, 1.0, 0.3, 2.0]))), contrast(features), atol=0.1)
+
+
+@pytest.mark.parametrize("few", [wordings(PAIRS[:1]), [[text] for text in ("red", "green")]])
+def test_there_must_be_something_to_compare(few: list[list[str]]) -> None:
+    with pytest.raises(UserError, match=r"two agents or more.*set description.contrast=0"):
+        tell_apart(reader(), few, read, steps=1, seed=0)

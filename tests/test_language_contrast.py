@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 import pytest
 import small_language as tiny
 import torch
 from small import close, rng
+from small_runs import GAME, TASK, config, taught
 
 from hypermarl.errors import UserError
+from hypermarl.language import run as runs
 from hypermarl.language.contrast import RIDGE, TEMPERATURE, contrast, tell_apart
 from hypermarl.language.encoders import States, layer_states
+from hypermarl.language.load import open_author
 from hypermarl.language.reader import Reader
+from hypermarl.language.teaching import Teaching
+
+__all__ = ["taught"]  # a fixture
 
 D = 7
 SAID = ("{} one {} two", "moon {} one {} two", "two two {} moon {} one", "one {} moon {}", "{} two moon {}")
 """Who does what: an agent is a pair, and its first word is not its second."""
 PAIRS = tuple(product(("red", "green", "blue"), ("red", "green", "blue", "cat", "dog")))
 HELD_OUT = (PAIRS[1], PAIRS[5], PAIRS[12])  # green is met first of others and second of others
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("model"))
 
 
 def read(texts: Sequence[str]) -> States:
@@ -78,6 +90,39 @@ def test_contrast_is_that_of_whitened_features() -> None:
     wanted = -0.5 * ((alike.diag() / alike.sum(0)).log() + (alike.diag() / alike.sum(1)).log()).mean()
     close(contrast(features).double(), wanted, atol=1e-4)
     close(contrast(features @ torch.diag(torch.tensor([5.0, 1.0, 0.3, 2.0]))), contrast(features), atol=0.1)
+
+
+def test_a_run_reads_first_and_trains_the_generator_only(model: Path, taught: None, tmp_path: Path) -> None:
+    """What is read beforehand stays, in training and when the run is opened again."""
+    more = ("sharing=hyper_reader", "description.contrast=4", "train.updates=3", f"train.folder={tmp_path}")
+    one = Teaching(config(model, TASK, *more))
+    conditioner = one.actor.conditioner
+    unread = Teaching(config(model, TASK, *more), fresh=False).actor.conditioner
+    before = {name: tensor.clone() for name, tensor in conditioner.state_dict().items()}
+    assert not torch.equal(before["queries"], unread.queries)
+    texts = [role.wordings[0] for role in one.learned]
+    codes = conditioner(one.descriptions(texts))
+    for _ in range(3):
+        one.iterate()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in conditioner.state_dict().items())
+    assert {id(p) for p in one.descent.parameters} == {id(p) for p in one.actor.generator.parameters()}
+    (run,) = runs.train(config(model, TASK, *more))
+    author = open_author(run.folder)
+    close(torch.cat([author.code(text) for text in texts]), codes.detach())
+
+
+def test_without_contrast_reader_and_generator_are_trained_together(model: Path, taught: None) -> None:
+    one = Teaching(config(model, TASK, "sharing=hyper_reader", "train.updates=3"))
+    before = one.actor.conditioner.take.detach().clone()
+    for _ in range(2):
+        one.iterate()
+    assert not torch.equal(one.actor.conditioner.take, before)
+
+
+def test_agents_of_an_environment_are_described_in_one_way(model: Path) -> None:
+    with pytest.raises(UserError, match=r"in an environment there is one: set it to 0"):
+        config(model, GAME, "sharing=hyper_reader", "description.contrast=4")
+    config(model, GAME, "sharing=hyper_text", "description.contrast=4")
 
 
 @pytest.mark.parametrize("few", [wordings(PAIRS[:1]), [[text] for text in ("red", "green")]])

@@ -211,6 +211,9 @@ def test_settled_codes_are_along_what_is_told_clearly_and_of_one_size() -> None:
     assert codes[:, 6:].count_nonzero() == 0
     told = facts @ torch.linalg.pinv(facts) @ codes
     assert float((told - codes).square().sum() / codes.square().sum()) < 0.01, "a code is a sum over its facts"
+    some, turns = codes[:, :6].double(), [torch.randn(6, 6, generator=rng(i)).double() for i in range(20)]
+    other = max(float((some @ torch.linalg.qr(turn).Q).pow(4).mean()) for turn in turns)
+    assert float(some.pow(4).mean()) > other, "along axes that few agents stand out on"
 
 
 def test_axes_are_turned_so_that_few_tell_an_agent() -> None:

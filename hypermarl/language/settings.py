@@ -149,6 +149,10 @@ class LanguageConfig:
             raise UserError("Language agents are described in words: sharing.conditioning=text, not features.")
         if self.description.encoder != "states" and self.sharing.conditioning == "reader":
             object.__setattr__(self, "description", replace(self.description, encoder="states"))
+        if self.env is not None and self.description.contrast and self.sharing.conditioning == "reader":
+            raise UserError(
+                "description.contrast compares several wordings of a role; in an environment there is one: set it to 0."
+            )
         if self.backbone.frame != "chat" and self.backbone.frame.count("{prompt}") != 1:
             raise UserError("backbone.frame must be chat, or a text with {prompt} in it once.")
         self._check_ranges()

@@ -97,15 +97,16 @@ def test_a_run_reads_first_and_trains_the_generator_only(model: Path, taught: No
     more = ("sharing=hyper_reader", "description.contrast=4", "train.updates=3", f"train.folder={tmp_path}")
     one = Teaching(config(model, TASK, *more))
     conditioner = one.actor.conditioner
-    unread = Teaching(config(model, TASK, *more), fresh=False).actor.conditioner
+    resumed = Teaching(config(model, TASK, *more), fresh=False)
     before = {name: tensor.clone() for name, tensor in conditioner.state_dict().items()}
-    assert not torch.equal(before["queries"], unread.queries)
+    assert not torch.equal(before["queries"], resumed.actor.conditioner.queries)
     texts = [role.wordings[0] for role in one.learned]
     codes = conditioner(one.descriptions(texts))
     for _ in range(3):
         one.iterate()
     assert all(torch.equal(tensor, before[name]) for name, tensor in conditioner.state_dict().items())
-    assert {id(p) for p in one.descent.parameters} == {id(p) for p in one.actor.generator.parameters()}
+    for each in (one, resumed):
+        assert {id(p) for p in each.descent.parameters} == {id(p) for p in each.actor.generator.parameters()}
     (run,) = runs.train(config(model, TASK, *more))
     author = open_author(run.folder)
     close(torch.cat([author.code(text) for text in texts]), codes.detach())

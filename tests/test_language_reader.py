@@ -250,6 +250,7 @@ def test_a_text_is_encoded_the_same_whoever_stands_beside_it() -> None:
                 assert isinstance(alone, States)
                 count = alone.mask.shape[1]
                 assert torch.equal(together.values[i, :, -count:], alone.values[0])
+                assert torch.equal(alone.values, layer_states(tiny.backbone(), [text], (0, 1, 2)).values)
                 assert together.mask[i].tolist() == [0] * (5 - count) + [1] * count
             else:
                 assert torch.equal(together[i], alone[0])

@@ -24,11 +24,11 @@ from hypermarl.language.teaching import Teaching
 FRAMES = {"as trained": (), "chat": ("backbone.frame=chat",)}
 
 
-def untrained(task: str, sharing: str, frame: tuple[str, ...]) -> Teaching:
+def untrained(task: str, sharing: str, frame: tuple[str, ...], more: tuple[str, ...] = ()) -> Teaching:
     """B starts at zero, so before the first update adapters change nothing."""
     words = next(iter(CELLS[task].values())).split()
     kept = [word for word in words if word.startswith(("task", "task.options", "description", "teach.items"))]
-    composed = settings.compose([*kept, f"sharing={sharing}", *frame], root="language")
+    composed = settings.compose([*kept, f"sharing={sharing}", *frame, *more], root="language")
     return Teaching(settings.build(LanguageConfig, composed), fresh=False)
 
 
@@ -56,25 +56,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", choices=[task for task in CELLS if task != "swarm"])
     parser.add_argument("--items", type=int, default=4)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--more", nargs="+", default=[], help="settings beside those of cells.py, such as a smaller task"
+    )
+    parser.add_argument("--out", type=Path, help="other tasks' numbers in it are kept")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    more = tuple(asked.more)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in asked.tasks:
         rows = found.setdefault(task, {})
         for name, frame in FRAMES.items():
-            only = ["new", "shuffled"] if task == "documents" else ["unseen", "recombined", "new", "unrelated"]
+            only = (
+                ["new", "shuffled"]
+                if task == "documents"
+                else ["unseen", "recombined", "recombined_seen", "new", "unrelated"]
+            )
             if not frame:
-                rows["base"] = examine(untrained(task, "shared", frame), asked.items, only=["seen", *only])
+                rows["base"] = examine(untrained(task, "shared", frame, more), asked.items, only=["seen", *only])
                 print(task, "base", rows["base"], flush=True)
-            told = untrained(task, "shared_id", frame)
+            told = untrained(task, "shared_id", frame, more)
             rows[f"base, description in the prompt, {name}"] = examine(told, asked.items, only=only)
             if task == "documents":
                 rows[f"base, retrieved chunks in the prompt, {name}"] = retrieved(told, asked.items)
             for row, values in rows.items():
                 print(task, row, values, flush=True)
     if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+        before = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+        asked.out.write_text(json.dumps(before | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
 GAMES = {  # name -> the environment's words
     "specialisation 4": "specialisation env.options.n_agents=4 train.updates=40",
     "specialisation 8": "specialisation env.options.n_agents=8 train.updates=60",
-    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=140",
+    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=100",
     "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=40",
     "relay": "relay train.updates=200",
 }

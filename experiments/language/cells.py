@@ -26,7 +26,7 @@ GAMES = {  # name -> the environment's words
     "specialisation 8": "specialisation env.options.n_agents=8 train.updates=60",
     "specialisation 16": "specialisation env.options.n_agents=16 train.updates=100",
     "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=40",
-    "relay": "relay train.updates=200",
+    "relay": "relay train.updates=120",
 }
 
 CELLS: dict[str, dict[str, str]] = {

@@ -206,6 +206,21 @@ def test_a_run_of_a_task_gives_all_its_roles_where_words_are_read_and_the_traine
             close(swarm.weights[name][swarm.agents.index(role.name)], tensor[0])
 
 
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_some_agents_of_a_run_are_loaded_alone(trained: Any, sharing: str) -> None:
+    whole = hypermarl.load_swarm(trained(sharing))
+    some = [whole.agents[2], whole.agents[0]]
+    few = hypermarl.load_swarm(trained(sharing), agents=some)
+    assert list(few.agents) == some
+    prompts = {agent: PROMPTS[agent] for agent in some}
+    for agent, expected in scores(whole, prompts).items():
+        close(scores(few, prompts)[agent], expected)
+    with pytest.raises(UserError, match=f"no agent 'x{some[0]}' in this swarm; did you mean '{some[0]}'"):
+        hypermarl.load_swarm(trained(sharing), agents=[f"x{some[0]}"])
+    with pytest.raises(UserError, match="needs agents"):
+        hypermarl.load_swarm(trained(sharing), agents=[])
+
+
 # ------------------------------------------------------------------------------------- which run, what is wrong
 
 

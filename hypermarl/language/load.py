@@ -21,7 +21,7 @@ from hypermarl.language.backbone import Backbone
 from hypermarl.language.room import adapter_bytes, check_room
 from hypermarl.language.run import check_base, config_of, restore
 from hypermarl.language.settings import LanguageConfig
-from hypermarl.language.swarm import Swarm
+from hypermarl.language.swarm import Swarm, check_known
 from hypermarl.language.tasks import make_task
 from hypermarl.machine import torch_device
 from hypermarl.runs import Checkpoint, RunFolder
@@ -154,20 +154,28 @@ def open_author(path: str | Path, seed: int | None = None, device: str = "cpu") 
     return Author(config, folder, checkpoint, backbone, target, actor, descriptions, agents, numbers)
 
 
-def load_swarm(path: str | Path, seed: int | None = None, device: str = "cpu") -> Swarm:
-    """All agents of a run, their adapters generated once; `seed` says which team of a run that trained several.
+def load_swarm(
+    path: str | Path, seed: int | None = None, device: str = "cpu", *, agents: Sequence[str] | None = None
+) -> Swarm:
+    """All agents of a run, or the `agents` named, their adapters generated once; `seed` says which team of a run that
+    trained several.
 
     Prompts are framed as they were in training, with the role of the agent where that was the way of sharing.
     """
     author = open_author(path, seed, device)
-    codes = {agent: author.code(text, agent) for agent, text in author.agents.items()}
+    for agent in agents or ():
+        check_known(agent, list(author.agents))
+    roles = {agent: author.agents[agent] for agent in (author.agents if agents is None else agents)}
+    if not roles:
+        raise UserError("A swarm needs agents: name one of the run's, or load all of them.")
+    codes = {agent: author.code(text, agent) for agent, text in roles.items()}
     return Swarm(
         author.backbone,
         author.target,
-        list(author.agents),
+        list(roles),
         author.weights(list(codes.values())),
         frame=author.config.backbone.frame,
-        roles=author.agents if author.prompted else None,
+        roles=roles if author.prompted else None,
         author=author,
         codes=codes,
     )

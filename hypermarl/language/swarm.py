@@ -61,6 +61,14 @@ class Author(Protocol):
         """Adapters, `[N, *shape]`."""
 
 
+def check_known(agent: str, agents: Sequence[str]) -> None:
+    """A UserError unless `agent` is one of them."""
+    if agent not in agents:
+        close = difflib.get_close_matches(agent, agents, n=1)
+        known = f"did you mean {close[0]!r}" if close else f"it has {_few(agents)}"
+        raise UserError(f"There is no agent {agent!r} in this swarm; {known}.")
+
+
 class Swarm:
     """Named agents on one frozen model; `weights` are their adapters, `{name: [N, *shape]}`."""
 
@@ -201,7 +209,7 @@ class Swarm:
         tokens; `temperature` and `rng` are as for `Sampling` and `generate`.
         """
         for agent in prompts:
-            self._check_known(agent)
+            check_known(agent, self.agents)
         offered = {agent: words.get(agent, ()) if isinstance(words, Mapping) else words for agent in prompts}
         if odd := [agent for agent, some in offered.items() if isinstance(some, str) or not some]:
             raise UserError(f"Agent {odd[0]!r} has nothing to choose from; give a list of words.")
@@ -218,7 +226,7 @@ class Swarm:
     def _asked(self, prompts: Prompts) -> tuple[list[list[str]], list[tuple[str, int]]]:
         """The texts of each agent asked, and whose each row is."""
         for agent in prompts:
-            self._check_known(agent)
+            check_known(agent, self.agents)
         texts = [[asked] if isinstance(asked, str) else list(asked) for asked in prompts.values()]
         if not texts or not all(texts):
             raise UserError("Nothing was asked: give every agent named at least one prompt.")
@@ -243,17 +251,11 @@ class Swarm:
                 raise UserError("In this swarm who an agent is stands in its prompt; describe a newcomer by role=...")
             shares = {like: 1.0} if isinstance(like, str) else dict(like)
             for agent in shares:
-                self._check_known(agent)
+                check_known(agent, self.agents)
             if not shares or not all(math.isfinite(share) for share in shares.values()):
                 raise UserError("like= needs at least one agent, and a finite number for each.")
             code = author.mixed([self.codes[agent] for agent in shares], list(shares.values()))
         return author.weights([code]), code
-
-    def _check_known(self, agent: str) -> None:
-        if agent not in self.agents:
-            close = difflib.get_close_matches(agent, self.agents, n=1)
-            known = f"did you mean {close[0]!r}" if close else f"it has {_few(self.agents)}"
-            raise UserError(f"There is no agent {agent!r} in this swarm; {known}.")
 
     def _encode(self, agent: str, text: str, chat: bool | None) -> list[int]:
         role = self.roles.get(agent)

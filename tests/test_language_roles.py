@@ -161,7 +161,7 @@ def test_single_answers() -> None:
 
 def test_what_is_unrelated_is_so_and_is_kept_apart() -> None:
     one = task()
-    assert len(one.unrelated) >= 900 and len(one.unrelated_test) >= 60
+    assert len(one.unrelated) >= 100 and len(one.unrelated_test) >= 60
     prompts = [example.prompt for example in one.unrelated + one.unrelated_test]
     assert len(set(prompts)) == len(prompts)
     assert all(example.answer and example.answer == example.answer.strip() for example in one.unrelated_test)

@@ -7,7 +7,6 @@ SmolLM2-135M answers about six in ten rightly in the frame "Input: ...\\nAnswer:
 from __future__ import annotations
 
 from hypermarl.language.task import Example
-from hypermarl.language.tasks.unrelated_made import made
 
 _TRAIN = """The capital of Greece is|Athens
 Yes or no: is Mars a city?|No
@@ -216,5 +215,5 @@ def _examples(text: str) -> tuple[Example, ...]:
     return tuple(Example(prompt, answer) for prompt, answer in (line.split("|") for line in text.splitlines()))
 
 
+UNRELATED = _examples(_TRAIN)
 UNRELATED_TEST = _examples(_TEST)
-UNRELATED = _examples(_TRAIN) + made(_examples(_TRAIN) + UNRELATED_TEST)

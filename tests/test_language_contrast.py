@@ -18,6 +18,7 @@ from hypermarl.language.contrast import RIDGE, TEMPERATURE, contrast, tell_apart
 from hypermarl.language.encoders import States, layer_states
 from hypermarl.language.load import open_author
 from hypermarl.language.reader import Reader
+from hypermarl.language.task import Example, Role, Task
 from hypermarl.language.teaching import Teaching
 
 __all__ = ["taught"]  # a fixture
@@ -92,16 +93,23 @@ def test_contrast_is_that_of_whitened_features() -> None:
     close(contrast(features @ torch.diag(torch.tensor([5.0, 1.0, 0.3, 2.0]))), contrast(features), atol=0.1)
 
 
-def test_a_run_reads_first_and_trains_the_generator_only(model: Path, taught: None, tmp_path: Path) -> None:
+def test_a_run_reads_first_and_trains_the_generator_only(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is read beforehand stays, in training and when the run is opened again."""
-    more = ("sharing=hyper_reader", "description.contrast=4", "train.updates=3", f"train.folder={tmp_path}")
+    told = zip(PAIRS, wordings(PAIRS), strict=True)
+    roles = tuple(Role("/".join(pair), "pair", tuple(few)) for pair, few in told if pair not in HELD_OUT)
+    task = Task("pairs", roles, lambda role, rng, test: Example("sun", role.name.split("/")[0]))
+    for module in ("teaching", "load"):
+        monkeypatch.setattr(f"hypermarl.language.{module}.make_task", lambda *_: task)
+    more = ("sharing=hyper_reader", "description.contrast=60", "train.updates=3", f"train.folder={tmp_path}")
     one = Teaching(config(model, TASK, *more))
     conditioner = one.actor.conditioner
     resumed = Teaching(config(model, TASK, *more), fresh=False)
     before = {name: tensor.clone() for name, tensor in conditioner.state_dict().items()}
-    assert not torch.equal(before["queries"], resumed.actor.conditioner.queries)
     texts = [role.wordings[0] for role in one.learned]
-    codes = conditioner(one.descriptions(texts))
+    codes = conditioner(one.descriptions(texts)).detach()
+    assert codes.square().mean() > 0.01 and (codes[0] - codes[1]).abs().max() > 0.1
     for _ in range(3):
         one.iterate()
     assert all(torch.equal(tensor, before[name]) for name, tensor in conditioner.state_dict().items())
@@ -109,7 +117,7 @@ def test_a_run_reads_first_and_trains_the_generator_only(model: Path, taught: No
         assert {id(p) for p in each.descent.parameters} == {id(p) for p in each.actor.generator.parameters()}
     (run,) = runs.train(config(model, TASK, *more))
     author = open_author(run.folder)
-    close(torch.cat([author.code(text) for text in texts]), codes.detach())
+    close(torch.cat([author.code(text) for text in texts]), codes)
 
 
 def test_without_contrast_reader_and_generator_are_trained_together(model: Path, taught: None) -> None:
@@ -130,3 +138,9 @@ def test_agents_of_an_environment_are_described_in_one_way(model: Path) -> None:
 def test_there_must_be_something_to_compare(few: list[list[str]]) -> None:
     with pytest.raises(UserError, match=r"two agents or more.*set description.contrast=0"):
         tell_apart(reader(), few, read, steps=1, seed=0)
+
+
+def test_agents_that_are_described_alike_are_refused() -> None:
+    alike = ["red one green two", "green one red two"]
+    with pytest.raises(UserError, match=r"After 3 steps the reader tells no descriptions apart"):
+        tell_apart(reader(), [alike, alike[::-1], alike], read, steps=3, seed=0)

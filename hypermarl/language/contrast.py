@@ -41,7 +41,8 @@ def tell_apart(
 ) -> None:
     """Teach the reader on `wordings` of N agents, `read` as states, and settle its codes; a bar if `shown`.
 
-    UserError where agents are too few, or described in one way only: there is nothing to compare.
+    UserError where agents are too few, or described in one way only: there is nothing to compare; and where they are
+    described alike.
     """
     if len(wordings) < 2 or min(map(len, wordings)) < 2:
         raise UserError(
@@ -68,7 +69,10 @@ def tell_apart(
     reader.requires_grad_(not reader.fixed)
     with torch.no_grad():
         known = torch.stack([reader.features(read(told)) for told in few])
-    reader.settle(known, torch.Generator().manual_seed(seed))
+    if not reader.settle(known, torch.Generator().manual_seed(seed)):
+        raise UserError(
+            f"After {steps} steps the reader tells no descriptions apart; raise description.contrast, or set it to 0."
+        )
 
 
 def contrast(features: Tensor) -> Tensor:

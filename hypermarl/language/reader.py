@@ -149,7 +149,7 @@ class Reader(nn.Module):
         apart = centres - centres.mean(0)
         within = (whole - centres.unsqueeze(1)).flatten(0, 1)
         noisy = within.mT @ within / len(within)
-        noisy += RIDGE * apart.square().mean() * torch.eye(len(noisy)).to(noisy)
+        noisy += (RIDGE * apart.square().mean() + 1e-12) * torch.eye(len(noisy)).to(noisy)
         white = torch.linalg.inv(torch.linalg.cholesky(noisy)).mT  # in which wordings of one differ alike all ways
         _, spread, directions = torch.linalg.svd(apart @ white, full_matrices=False)
         clear = spread / math.sqrt(len(apart))

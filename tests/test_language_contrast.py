@@ -109,6 +109,7 @@ def test_a_run_reads_first_and_trains_the_generator_only(
     before = {name: tensor.clone() for name, tensor in conditioner.state_dict().items()}
     texts = [role.wordings[0] for role in one.learned]
     codes = conditioner(one.descriptions(texts)).detach()
+    assert not torch.equal(before["queries"], resumed.actor.conditioner.queries), "it has learned, one to be filled not"
     assert codes.square().mean() > 0.01 and (codes[0] - codes[1]).abs().max() > 0.1
     for _ in range(3):
         one.iterate()

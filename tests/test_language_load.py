@@ -212,6 +212,7 @@ def test_some_agents_of_a_run_are_loaded_alone(trained: Any, sharing: str) -> No
     some = [whole.agents[2], whole.agents[0]]
     few = hypermarl.load_swarm(trained(sharing), agents=some)
     assert list(few.agents) == some
+    assert set(few.roles) == (set(some) if sharing == "shared_id" else set()), "who they are stands in their prompts"
     prompts = {agent: PROMPTS[agent] for agent in some}
     for agent, expected in scores(whole, prompts).items():
         close(scores(few, prompts)[agent], expected)

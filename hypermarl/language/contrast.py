@@ -1,10 +1,10 @@
 """A reader learns to tell descriptions apart, however they are worded, before a generator reads its codes.
 
-A generator that learns what a description says and what to do about it at once learns the words of a policy and stays
-there: its condition is to be read and to be obeyed, and neither is of use without the other. Reading alone is learned
-in a hundred steps, and no language model is run for it: of two wordings of many agents, which belong together
-(InfoNCE, arXiv 1807.03748)? Codes are whitened over a batch, or the first thing that tells most agents apart would be
-enough.
+A reader that was learned together with the generator knew the words of policies and not their conditions after 420
+updates (experiments/LOG.md): a condition is to be read and to be obeyed, and neither is of use without the other.
+Reading alone is learned in some hundred steps, and no language model is run for it: of two wordings of many agents,
+which belong together (InfoNCE, arXiv 1807.03748)? Codes are whitened over a batch, or the first thing that tells most
+agents apart would be enough.
 
 Letters: `B` agents of a batch, `N` agents, `M` wordings of each, `f` features.
 """

@@ -140,9 +140,8 @@ class Reader(nn.Module):
         """Codes from now on are along the directions of `features [N, M, Q * EACH]` in which N agents differ clearly
         more than the M wordings of one, all of one size; how many these are. Numbers of a code left over are 0.
 
-        Of all ways to turn the axes, the one in which agents stand out along single ones is taken: an optimiser with a
-        step for every parameter, as Adam, learns of an axis at a time, and along axes that mix what varies
-        independently it learns agents by heart (experiments/LOG.md).
+        Of all ways to turn the axes, the one in which agents stand out along single ones is taken: Adam has a step for
+        every parameter, so it matters to it which axes there are. What this alone gains was not measured.
         """
         whole = features.double()
         centres = whole.mean(1)

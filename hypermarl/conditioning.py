@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hypermarl.discriminants import clear_directions
 from hypermarl.errors import UserError
 
 
@@ -100,7 +101,8 @@ class Described(nn.Module):
     agent that was not there in training is known by its description alone: `conditioner(encoded)`.
 
     With `wordings [N, M, f]`, M ways to describe each known agent, features are standardised one by one, and the map
-    starts along what tells agents apart in spite of how they are worded.
+    is along what tells agents apart in spite of how they are worded; with `evenly`, all that does so clearly counts
+    alike, as when a text says many things: see `discriminants`.
     """
 
     rows: Tensor
@@ -109,7 +111,14 @@ class Described(nn.Module):
     map: Tensor
 
     def __init__(
-        self, rows: Tensor, dim: int, rng: torch.Generator, *, ids: bool = False, wordings: Tensor | None = None
+        self,
+        rows: Tensor,
+        dim: int,
+        rng: torch.Generator,
+        *,
+        ids: bool = False,
+        wordings: Tensor | None = None,
+        evenly: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -122,6 +131,10 @@ class Described(nn.Module):
         self.register_buffer("scale", torch.where(spread > 0, spread, torch.ones_like(spread)))
         if wordings is None:
             start = _principal((rows - self.mean) / self.scale, dim, rng)
+        elif evenly:
+            centre, directions = clear_directions((wordings.float() - self.mean) / self.scale, dim, rng)
+            self.mean += centre.to(self.mean) * self.scale
+            start = torch.nn.functional.pad(directions.float(), (0, dim - directions.shape[1]))
         else:
             start = _discriminant((wordings.float() - self.mean) / self.scale, dim, rng)
         self.register_buffer("map", start)

@@ -35,7 +35,7 @@ class Root:
 
 
 TEXTS = ("words/", "textarena/")
-READERS = ("hyper_text", "hyper_t2l", "hyper_modulated", "hyper_reader")
+READERS = ("hyper_text", "hyper_t2l", "hyper_modulated", "hyper_document", "hyper_reader")
 """Environments that are played in words, and ways of sharing that read them."""
 
 ROOTS = {

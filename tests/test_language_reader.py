@@ -7,11 +7,13 @@ import small_language as tiny
 import torch
 from small import close, rng, stirred
 
+from test_discriminants import factors
+
 from hypermarl.conditioning import Described, make_conditioner
 from hypermarl.errors import UserError
 from hypermarl.language.agents import Descriptions, framed
 from hypermarl.language.encoders import States, layer_states
-from hypermarl.language.reader import Reader, sparse
+from hypermarl.language.reader import Reader
 from hypermarl.language.rows import Rows
 from hypermarl.language.settings import DescriptionConfig
 
@@ -191,16 +193,6 @@ def test_codes_begin_centred_and_of_one_size() -> None:
     close(one(known).square().mean(), torch.tensor(1.0), atol=1e-5)
 
 
-def factors(ways: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
-    """Agents as sums of two facts of four, all sixteen of them, and what is seen of each, worded in many ways:
-    `[16, M, 24]`. One thing in which agents differ, too, is told so vaguely that it is of no use."""
-    facts = torch.nn.functional.one_hot(torch.cartesian_prod(torch.arange(4), torch.arange(4)), 4).float().flatten(1)
-    seen = facts @ torch.randn(8, 24, generator=rng(1))
-    seen = seen.unsqueeze(1) + 0.05 * torch.randn(16, ways, 24, generator=rng(2))
-    vague = torch.randn(24, generator=rng(3))
-    return facts, seen + vague * 2.0 * torch.randn(16, ways, 1, generator=rng(4))
-
-
 def test_settled_codes_are_along_what_is_told_clearly_and_of_one_size() -> None:
     facts, seen = factors()
     one = Reader(2, tiny.WIDTH, 9, width=8, queries=3, blocks=1, rng=rng())
@@ -214,21 +206,6 @@ def test_settled_codes_are_along_what_is_told_clearly_and_of_one_size() -> None:
     some, turns = codes[:, :6].double(), [torch.randn(6, 6, generator=rng(i)).double() for i in range(20)]
     other = max(float((some @ torch.linalg.qr(turn).Q).pow(4).mean()) for turn in turns)
     assert float(some.pow(4).mean()) > other, "along axes that few agents stand out on"
-
-
-def test_axes_are_turned_so_that_few_tell_an_agent() -> None:
-    plain = torch.nn.functional.one_hot(torch.arange(64) % 8, 8).double()
-    plain = (plain - plain.mean(0)) @ torch.linalg.svd(plain - plain.mean(0)).Vh[:7].mT
-    even = plain / plain.square().mean(0).sqrt()
-    turn = sparse(even, rng())
-    close(turn.mT @ turn, torch.eye(7).double())
-    most = [sparse(even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q, rng()) for i in range(2)]
-    found = [float((even @ turn).pow(4).mean())]
-    found += [
-        float((even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q @ each).pow(4).mean())
-        for i, each in enumerate(most)
-    ]
-    assert found[0] > 1.3 * float(even.pow(4).mean()) and max(found) < 1.05 * min(found), found
 
 
 def test_every_parameter_of_a_reader_learns() -> None:

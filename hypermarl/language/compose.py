@@ -21,6 +21,7 @@ from hypermarl.errors import UserError
 from hypermarl.language.backbone import Backbone
 from hypermarl.language.encoders import SentenceEncoder
 from hypermarl.language.settings import LanguageConfig
+from hypermarl.language.texts import sentences
 from hypermarl.spec import Weights
 from hypermarl.targets.lora import LoRATarget
 
@@ -47,7 +48,8 @@ def composed(target: LoRATarget, chunks: Weights, shared: Weights | None = None)
 
 
 def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str], int], int]:
-    """How many tokens a text has for the encoder of its descriptions, and how many that reads."""
+    """How many tokens a text has for the encoder of its descriptions, and how many that reads; read sentence by
+    sentence, those of its longest."""
     counts: list[Callable[[str], int]] = []
     windows: list[int] = []
     if config.description.encoder != "states":
@@ -57,7 +59,12 @@ def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str],
     if config.description.encoder != "sentence":
         counts.append(lambda text: len(backbone.encode(text, chat=False)))
         windows.append(backbone.window)
-    return lambda text: max(count(text) for count in counts), min(windows)
+
+    def longest(text: str) -> int:
+        parts = sentences(text) if config.description.sentences and config.sharing.conditioning != "reader" else [text]
+        return max(count(part) for count in counts for part in parts)
+
+    return longest, min(windows)
 
 
 def cut(text: str, tokens: Callable[[str], int], most: int) -> list[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,6 +42,11 @@ class Column:
 
 def columns(learner: Teaching) -> list[Column]:
     """Those that make sense for the way agents are told apart: a stored adapter knows no new role and no wording."""
+    most = learner.config.teach.asked
+    return [replace(column, roles=_spaced(column.roles, most)) for column in _columns(learner) if column.roles]
+
+
+def _columns(learner: Teaching) -> list[Column]:
     task, sharing = learner.task, learner.config.sharing
     trained = task.of("trained")
     told = learner.config.reads or sharing.id_in_observation
@@ -49,7 +54,7 @@ def columns(learner: Teaching) -> list[Column]:
     if not told:
         if sharing.conditioning == "none":
             found += [Column(part, task.of(part), _first) for part in ("recombined", "new")]
-        return [column for column in found if column.roles]
+        return found
     others = dict(zip((r.name for r in trained), _rotated(trained), strict=True))
     found += [
         Column("unseen", tuple(r for r in trained if r.unseen), lambda role, rng: rng.choice(role.unseen)),
@@ -59,7 +64,14 @@ def columns(learner: Teaching) -> list[Column]:
         Column("shuffled", trained, lambda role, rng: _any(others[role.name], rng)),
         Column("random", trained, lambda role, rng: gibberish(rng)),
     ]
-    return [column for column in found if column.roles]
+    return found
+
+
+def _spaced(roles: Sequence[Role], most: int | None) -> tuple[Role, ...]:
+    """`most` of them, evenly spaced; all, if there are no more."""
+    if most is None or len(roles) <= most:
+        return tuple(roles)
+    return tuple(roles[i * len(roles) // most] for i in range(most))
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ def open_author(path: str | Path, seed: int | None = None, device: str = "cpu") 
         task = make_task(config.task.name, config.task.options)
         trained = {role.name: role.wordings[0] for role in task.of("trained")}
     texts = [] if descriptions.whole else list(trained.values())  # what a reader learned of them stands in the run
-    actor = build_actor(config, backbone, target, texts, descriptions)
+    actor = build_actor(config, backbone, target, texts, descriptions, fresh=False)
     restore(actor, tensors, checkpoint.path)
     if not config.reads and config.sharing.conditioning != "none":
         agents = trained

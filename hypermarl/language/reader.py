@@ -14,14 +14,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hypermarl.discriminants import clear_directions
 from hypermarl.language.encoders import States
 
 HEADS = 4
 EACH = 8  # numbers a query takes from where it points
 SHARP = 3.0  # how much less sharply than others queries point at first, so that they can learn where
-CLEAR = 2.0  # times that agents differ more than wordings of one along what is told of them
-RIDGE = 1e-3  # of how agents differ, so that what is the same in all wordings is not infinitely clear
-STARTS, TURNS = 3, 60
 
 
 class Attention(nn.Module):
@@ -138,27 +136,12 @@ class Reader(nn.Module):
     @torch.no_grad()
     def settle(self, features: Tensor, rng: torch.Generator) -> int:
         """Codes from now on are along the directions of `features [N, M, Q * EACH]` in which N agents differ clearly
-        more than the M wordings of one, all of one size; how many these are. Numbers of a code left over are 0.
-
-        Of all ways to turn the axes, the one in which agents stand out along single ones is taken: Adam has a step for
-        every parameter, so it matters to it which axes there are. What this alone gains was not measured.
-        """
-        whole = features.double()
-        centres = whole.mean(1)
-        apart = centres - centres.mean(0)
-        within = (whole - centres.unsqueeze(1)).flatten(0, 1)
-        noisy = within.mT @ within / len(within)
-        noisy += (RIDGE * apart.square().mean() + 1e-12) * torch.eye(len(noisy)).to(noisy)
-        white = torch.linalg.inv(torch.linalg.cholesky(noisy)).mT  # in which wordings of one differ alike all ways
-        _, spread, directions = torch.linalg.svd(apart @ white, full_matrices=False)
-        clear = spread / math.sqrt(len(apart))
-        count = min(self.dim, int((clear > CLEAR).sum()))
-        even = white @ directions[:count].mT / clear[:count]
-        even = even @ sparse(apart @ even, rng)
-        self.centre.copy_(centres.mean(0))
+        more than the M wordings of one; how many these are. Numbers of a code left over are 0."""
+        centre, directions = clear_directions(features, self.dim, rng)
+        self.centre.copy_(centre)
         self.map.zero_()
-        self.map[:, :count] = even.to(self.map)
-        return count
+        self.map[:, : directions.shape[1]] = directions.to(self.map)
+        return directions.shape[1]
 
     @torch.no_grad()
     def _even(self, known: States) -> None:
@@ -167,29 +150,6 @@ class Reader(nn.Module):
         if len(features) > 1:
             self.centre.copy_(features.mean(0))
             self.map.div_(self(known).square().mean().sqrt().clamp(min=1e-6))
-
-
-@torch.no_grad()
-def sparse(rows: Tensor, rng: torch.Generator) -> Tensor:
-    """`[d, d]`, a rotation of `rows [n, d]` of variance 1 in all directions such that they lie along few axes each: of
-    greatest fourth moments, as independent components are found, the best of a few starts."""
-    size = rows.shape[1]
-    best, most = torch.eye(size).to(rows), -math.inf
-    for _ in range(STARTS):
-        turn = _orthogonal(torch.randn(size, size, generator=rng).to(rows))
-        for _ in range(TURNS):
-            turned = rows @ turn
-            turn = _orthogonal(rows.mT @ turned**3)
-        if (found := float((rows @ turn).pow(4).mean())) > most:
-            best, most = turn, found
-    return best
-
-
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest rotation."""
-    left, _, right = torch.linalg.svd(matrix)
-    rotation: Tensor = left @ right
-    return rotation
 
 
 def _said(mask: Tensor) -> Tensor:

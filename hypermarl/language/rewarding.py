@@ -173,7 +173,9 @@ class Rewarding:
     def _speech(self) -> tuple[Weights, Speech]:
         """Generated weights, and speech under leaves of the same values: passes add their gradients up there."""
         weights = self.actor.weights(self.who())
-        return weights, self._spoken({name: tensor.detach().requires_grad_() for name, tensor in weights.items()})
+        speech = self._spoken({name: tensor.detach().requires_grad_() for name, tensor in weights.items()})
+        speech.explore = self.config.reward.explore
+        return weights, speech
 
     def _descend(self, weights: Weights, speech: Speech) -> float:
         """From the leaves through the generator, once, and a step."""
@@ -216,7 +218,9 @@ class Rewarding:
         start, end = self.config.reward.entropy, self.config.reward.entropy_end
         if end is None:
             return start
-        return start + (end - start) * min(1.0, self.update / (0.5 * self.config.train.updates))
+        since, until = (share * self.config.train.updates for share in self.config.reward.entropy_fall)
+        fallen = (self.update - since) / max(until - since, 1.0)
+        return start + (end - start) * min(max(fallen, 0.0), 1.0)
 
     def _values(self, talk: Conversation, parts: Sequence[Part], judged: Sequence[Judged]) -> dict[str, float]:
         """What was earned, and of every agent how it speaks."""

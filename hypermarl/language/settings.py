@@ -34,6 +34,7 @@ class DescriptionConfig:
 
     encoder: Literal["sentence", "states", "both"] = "sentence"
     layers: tuple[int, ...] = (12, 20)  # whose states a reader reads, or `both` averages; `states` takes the last one
+    sentences: bool = False  # a text is the sum of its sentences, each encoded by itself: for documents
     width: int = 128  # of a reader
     queries: int = 8
     blocks: int = 1
@@ -92,6 +93,7 @@ class TeachConfig:
     fade: float = 0.0  # share by which descriptions are drawn to the mean of all in training, at most
     shuffled: bool = False  # the control: in training every role is described by another's words
     items: int = 4  # examples per role and column of an evaluation
+    asked: int | None = None  # roles of a column at most, evenly spaced; by default all
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class RewardConfig:
     normalise: Literal["auto", "agent", "prompt", "team", "none"] = "auto"  # of a prompt for grpo, else of an agent
     kl: float = 0.0  # weight of the divergence from the frozen model
     entropy: float = 0.0  # bonus for speaking in many ways
-    entropy_end: float | None = None  # what it falls to, in a line until half of the updates; by default it stays
+    entropy_end: float | None = None  # what it falls to, in a line; by default it stays
+    entropy_fall: tuple[float, float] = (0.0, 0.5)  # when it falls, from and until, in shares of the updates
+    explore: float = 0.0  # share of choices among words that are drawn evenly in training
     temperature: float = 1.0
     tokens: int = 16  # of an answer in free text
     test_episodes: int = 64
@@ -159,7 +163,7 @@ class LanguageConfig:
 
     def _check_ranges(self) -> None:
         train, teach, reward, seen = self.train, self.teach, self.reward, self.description
-        at_least_one = {
+        at_least_one: dict[str, float | None] = {
             "train.updates": train.updates,
             "train.checkpoint_every": train.checkpoint_every,
             "train.keep_checkpoints": train.keep_checkpoints,
@@ -168,6 +172,7 @@ class LanguageConfig:
             "teach.roles": teach.roles,
             "teach.rows": teach.rows,
             "teach.items": teach.items,
+            "teach.asked": teach.asked,
             "teach.unrelated_every": teach.unrelated_every,
             "reward.episodes": reward.episodes,
             "reward.group": reward.group,
@@ -205,5 +210,11 @@ class LanguageConfig:
             "teach.mix": teach.mix,
             "teach.fade": teach.fade,
             "reward.gamma": reward.gamma,
+            "reward.explore": reward.explore,
         }
+        if not 0 <= reward.entropy_fall[0] <= reward.entropy_fall[1] <= 1:
+            raise UserError(
+                "reward.entropy_fall must be two shares of the updates, the earlier one first, not "
+                f"{list(reward.entropy_fall)}."
+            )
         check_ranges(at_least_one=at_least_one, not_negative=not_negative, positive=positive, shares=shares)

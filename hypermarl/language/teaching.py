@@ -39,8 +39,11 @@ class Teaching:
         self.learned = self.task.of("trained")
         self.numbers = {role.name: i for i, role in enumerate(self.learned)}
         texts = [role.wordings[0] for role in self.learned]
+        self._ready = False
+        if fresh:
+            self._read()
         wordings = [role.wordings for role in self.learned] if fresh else ()
-        self.actor = build_actor(config, self.backbone, self.target, texts, self.descriptions, wordings)
+        self.actor = build_actor(config, self.backbone, self.target, texts, self.descriptions, wordings, fresh=fresh)
         self.descent = Descent(self.actor, config.train)
         self.update = 0
         self.examples = 0
@@ -54,6 +57,8 @@ class Teaching:
     def iterate(self) -> dict[str, float]:
         """One update; what is to be remembered of it."""
         config = self.config
+        if not self._ready:
+            self._read()
         rng = random.Random(f"{config.seed}/{self.update}")
         roles = rng.sample(self.learned, min(config.teach.roles, len(self.learned)))
         wordings = [rng.choice(role.wordings) for role in roles]
@@ -166,6 +171,13 @@ class Teaching:
             return given.scores(self.backbone, lambda arguments: self.actor(arguments, weights))
         with torch.no_grad():
             return given.scores(self.backbone, lambda arguments: self.target.network(**arguments))
+
+    def _read(self) -> None:
+        """What is trained on, where texts are read sentence by sentence."""
+        self._ready = True
+        if self.descriptions.by_sentence:
+            texts = (text for role in self.learned for text in role.wordings)
+            self.descriptions.read(texts, shown=self.config.train.progress)
 
     def _varied(self, role: Role, rng: random.Random) -> list[Example]:
         """Rows of one role, with other answers than its earlier rows where a few draws find any: what answers have in

@@ -1,7 +1,8 @@
 """Documents of policy: what an agent has to know stands in running prose, among much that nobody asks for.
 
-A role is a document and its only wording is its text. Examples ask for one of its rules, and the answer is the value
-stated there. Documents held out state combinations of values that no document of training has.
+A role is what a document says, and its wordings are texts that say it: the same rules in other phrases and another
+order, among other filler. Examples ask for one of the rules, and the answer is the value stated there. Documents held
+out state combinations of values that no document of training has; each single value stands in some of those.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 
 from hypermarl.errors import UserError
 from hypermarl.language.task import Example, Part, Role, Task
-from hypermarl.language.tasks.documents_prose import HEADINGS, OPENINGS, TITLES, company, sentences
+from hypermarl.language.tasks.documents_prose import HEADINGS, OPENINGS, TITLES, company, filler
 from hypermarl.language.tasks.documents_topics import TOPICS, Topic
+from hypermarl.language.texts import sentences
 
 Facts = dict[Topic, str]  # what a document states
 
@@ -30,16 +32,18 @@ def make(
     clauses: int = 12,
     words: int | Sequence[int] = (440, 840),
     topics: int = len(TOPICS),
+    texts: int = 1,
     seed: int = 0,
 ) -> Task:
-    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the first `topics`.
+    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the first `topics`;
+    of those to train on there are several `texts` each.
 
     A document has some `words[0]` to `words[1]` words, of about 1.2 tokens each; filler makes up what the rules leave.
     (440, 1650) gives 500 to 2,000 tokens. More documents of a seed begin with those of fewer, and those held out stay
     the same. Tests ask in other words than training does.
     """
     low, high = (words, words) if isinstance(words, int) else _two(words)
-    _check(documents, held_out, clauses, topics, low, high)
+    _check(documents, held_out, clauses, topics, texts, low, high)
     facts: dict[str, Facts] = {}
     roles: dict[Part, list[Role]] = {"trained": [], "new": []}
     stated: set[frozenset[tuple[str, str]]] = set()
@@ -51,8 +55,8 @@ def make(
             while (key := frozenset((topic.name, value) for topic, value in known.items())) in stated:
                 known = _facts(rng, clauses, topics)
             stated.add(key)
-            text = _text(known, rng.randint(low, high), rng)
-            roles[part].append(Role(f"{kind}/{number:04}", "document", (text,), part=part))
+            told = [_text(known, rng.randint(low, high), rng) for _ in range(texts if part == "trained" else 1)]
+            roles[part].append(Role(f"{kind}/{number:04}", "document", tuple(told), part=part))
             facts[roles[part][-1].name] = known
 
     def draw(role: Role, rng: random.Random, test: bool) -> Example:
@@ -68,14 +72,14 @@ def chunks(text: str, words: int = 40) -> list[str]:
         raise UserError(f"A chunk has at least 1 word, not {words}.")
     found: list[list[str]] = []
     room = 0
-    for sentence in re.split(r"(?<=[.!?])\s+|\n+", text.strip()):
+    for sentence in sentences(text):
         count = len(sentence.split())
         if count > room:
             found.append([])
             room = words
         found[-1].append(sentence)
         room -= count
-    return [" ".join(sentences) for sentences in found]
+    return [" ".join(part) for part in found]
 
 
 def top_chunks(text: str, question: str, count: int = 3, words: int = 40) -> str:
@@ -110,10 +114,10 @@ def _text(facts: Facts, words: int, rng: random.Random) -> str:
     name = company(rng)
     said = [_capital(rng.choice(topic.statements).format(v=value)) for topic, value in facts.items()]
     title, opening = (rng.choice(texts).format(company=name) for texts in (TITLES, OPENINGS))
-    filler = sentences(rng)
+    between = filler(rng)
     missing = words - sum(len(text.split()) for text in (title, opening, *said))
     while missing > 0:
-        said.append(next(filler))
+        said.append(next(between))
         missing -= len(said[-1].split())
     rng.shuffle(said)
     size = max(_SECTION, -(-len(said) // len(HEADINGS)))
@@ -132,9 +136,11 @@ def _two(words: Sequence[int]) -> tuple[int, int]:
     return words[0], words[1]
 
 
-def _check(documents: int, held_out: int, clauses: int, topics: int, low: int, high: int) -> None:
+def _check(documents: int, held_out: int, clauses: int, topics: int, texts: int, low: int, high: int) -> None:
     if documents < 1 or held_out < 0:
         raise UserError(f"The task documents needs 1 document or more and 0 held out, not {documents} and {held_out}.")
+    if texts < 1:
+        raise UserError(f"A document has 1 text or more, not {texts}.")
     if not 2 <= topics <= len(TOPICS):
         raise UserError(f"The task documents has 2 to {len(TOPICS)} topics, not {topics}.")
     if not 2 <= clauses <= topics:

@@ -108,7 +108,7 @@ def company(rng: random.Random) -> str:
     return f"{rng.choice(_FOUNDERS)} {rng.choice(_TRADES)} {rng.choice(_FORMS)}"
 
 
-def sentences(rng: random.Random) -> Iterator[str]:
+def filler(rng: random.Random) -> Iterator[str]:
     """Sentences about nothing in particular, none twice; there are over four thousand."""
     remarks = rng.sample(REMARKS, len(REMARKS))
     told: set[str] = set()

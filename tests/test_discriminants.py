@@ -1,0 +1,60 @@
+"""Directions that tell things apart, and the axes they are laid along."""
+
+from __future__ import annotations
+
+import torch
+from small import close, rng
+
+from hypermarl.conditioning import Described
+from hypermarl.discriminants import clear_directions, sparse
+
+
+def factors(ways: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Agents as sums of two facts of four, all sixteen of them, and what is seen of each, worded in many ways:
+    `[16, M, 24]`. One thing in which agents differ, too, is told so vaguely that it is of no use."""
+    facts = torch.nn.functional.one_hot(torch.cartesian_prod(torch.arange(4), torch.arange(4)), 4).float().flatten(1)
+    seen = facts @ torch.randn(8, 24, generator=rng(1))
+    seen = seen.unsqueeze(1) + 0.05 * torch.randn(16, ways, 24, generator=rng(2))
+    vague = torch.randn(24, generator=rng(3))
+    return facts, seen + vague * 2.0 * torch.randn(16, ways, 1, generator=rng(4))
+
+
+def test_directions_are_those_told_clearly_and_no_more_than_wanted() -> None:
+    _, seen = factors()
+    centre, directions = clear_directions(seen, 9, rng())
+    assert directions.shape == (24, 6)  # two facts of four differ in three directions each
+    close(centre, seen.double().mean((0, 1)))
+    codes = (seen.double().mean(1) - centre) @ directions
+    close(codes.mT @ codes / 16, torch.eye(6).double(), atol=1e-4)
+    few = clear_directions(seen, 4, rng())[1]
+    assert few.shape == (24, 4)
+    assert clear_directions(torch.randn(16, 9, 24, generator=rng(5)), 9, rng())[1].shape == (24, 0)
+
+
+def test_descriptions_count_evenly_what_is_told_clearly() -> None:
+    """However loud one fact is, and whatever the units of the features."""
+    _, seen = factors()
+    loud = seen.clone()
+    loud[..., 0] += 1000.0 + 100.0 * (torch.arange(16) // 4 % 2).unsqueeze(-1)
+    one = Described(loud[:, 0], 9, rng(), wordings=loud, evenly=True)
+    codes = torch.stack([one(loud[:, i]) for i in range(loud.shape[1])], 1)
+    close(codes.mean((0, 1)), torch.zeros(9), atol=1e-4)
+    between = codes.mean(1)
+    close(between.mT @ between / 16, torch.diag(torch.tensor([1.0] * 6 + [0.0] * 3)), atol=1e-3)
+    assert float((codes - between.unsqueeze(1)).square().mean()) < 0.25 * float(between.square().mean())
+    close(one(torch.tensor([3, 1])), one(loud[[3, 1], 0]))
+
+
+def test_axes_are_turned_so_that_few_tell_an_agent() -> None:
+    plain = torch.nn.functional.one_hot(torch.arange(64) % 8, 8).double()
+    plain = (plain - plain.mean(0)) @ torch.linalg.svd(plain - plain.mean(0)).Vh[:7].mT
+    even = plain / plain.square().mean(0).sqrt()
+    turn = sparse(even, rng())
+    close(turn.mT @ turn, torch.eye(7).double())
+    most = [sparse(even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q, rng()) for i in range(2)]
+    found = [float((even @ turn).pow(4).mean())]
+    found += [
+        float((even @ torch.linalg.qr(torch.randn(7, 7, generator=rng(i)).double()).Q @ each).pow(4).mean())
+        for i, each in enumerate(most)
+    ]
+    assert found[0] > 1.3 * float(even.pow(4).mean()) and max(found) < 1.05 * min(found), found

@@ -76,3 +76,13 @@ def close(actual: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def factors(ways: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Agents as sums of two facts of four, all sixteen of them, and what is seen of each, worded in many ways:
+    `[16, M, 24]`. One thing in which agents differ, too, is told so vaguely that it is of no use."""
+    facts = torch.nn.functional.one_hot(torch.cartesian_prod(torch.arange(4), torch.arange(4)), 4).float().flatten(1)
+    seen = facts @ torch.randn(8, 24, generator=rng(1))
+    seen = seen.unsqueeze(1) + 0.05 * torch.randn(16, ways, 24, generator=rng(2))
+    vague = torch.randn(24, generator=rng(3))
+    return facts, seen + vague * 2.0 * torch.randn(16, ways, 1, generator=rng(4))

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import torch
-from small import close, rng
+from small import close, factors, rng
 
 from hypermarl.conditioning import Described
 from hypermarl.discriminants import clear_directions, sparse
-
-
-def factors(ways: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
-    """Agents as sums of two facts of four, all sixteen of them, and what is seen of each, worded in many ways:
-    `[16, M, 24]`. One thing in which agents differ, too, is told so vaguely that it is of no use."""
-    facts = torch.nn.functional.one_hot(torch.cartesian_prod(torch.arange(4), torch.arange(4)), 4).float().flatten(1)
-    seen = facts @ torch.randn(8, 24, generator=rng(1))
-    seen = seen.unsqueeze(1) + 0.05 * torch.randn(16, ways, 24, generator=rng(2))
-    vague = torch.randn(24, generator=rng(3))
-    return facts, seen + vague * 2.0 * torch.randn(16, ways, 1, generator=rng(4))
 
 
 def test_directions_are_those_told_clearly_and_no_more_than_wanted() -> None:

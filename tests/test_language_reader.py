@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import small_language as tiny
 import torch
-from small import close, rng, stirred
-
-from test_discriminants import factors
+from small import close, factors, rng, stirred
 
 from hypermarl.conditioning import Described, make_conditioner
 from hypermarl.errors import UserError

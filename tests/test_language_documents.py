@@ -204,6 +204,7 @@ def test_rare_words_count_more_in_retrieval_and_long_chunks_less() -> None:
         ({"clauses": 25}, "2 to 24 clauses, not 25"),
         ({"clauses": 5, "topics": 4}, "2 to 4 clauses, not 5"),
         ({"topics": 25}, "2 to 24 topics, not 25"),
+        ({"texts": 0}, "1 text or more, not 0"),
         ({"words": (200, 400)}, "Documents of 12 clauses have 240 to 10000 words, the fewest named first, not 200 to"),
         ({"words": (700, 400)}, "the fewest named first, not 700 to 400"),
         ({"words": 20_000}, "not 20000 to 20000"),

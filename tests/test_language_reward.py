@@ -144,9 +144,25 @@ def test_the_gradient_is_that_of_the_plain_sum_over_samples(
         assert values["loss/policy"] == pytest.approx(float(loss.detach()), abs=1e-5)
 
 
-@pytest.mark.parametrize(("update", "bonus"), [(0, 0.9), (1, 0.45), (2, 0.0), (8, 0.0)])
-def test_a_bonus_that_falls_does_so_in_a_line(update: int, bonus: float, folder: Path) -> None:
-    one = small_words.learner(folder, "hyper_mlp", reward={"group": 3, "entropy": 0.9, "entropy_end": 0.0})
+@pytest.mark.parametrize(
+    ("fall", "update", "bonus"),
+    [
+        (None, 0, 0.9),
+        (None, 1, 0.45),
+        (None, 2, 0.0),
+        (None, 8, 0.0),
+        ((0.25, 0.75), 1, 0.9),
+        ((0.25, 0.75), 2, 0.45),
+        ((0.25, 0.75), 3, 0.0),
+        ((0.5, 0.5), 2, 0.9),
+        ((0.5, 0.5), 3, 0.0),
+    ],
+)
+def test_a_bonus_that_falls_does_so_in_a_line(
+    fall: tuple[float, float] | None, update: int, bonus: float, folder: Path
+) -> None:
+    own = {} if fall is None else {"entropy_fall": fall}
+    one = small_words.learner(folder, "hyper_mlp", reward={"group": 3, "entropy": 0.9, "entropy_end": 0.0, **own})
     one.config = replace(one.config, train=replace(one.config.train, updates=4))
     one.update = update
     stirred(one.actor)

@@ -14,10 +14,7 @@ ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
 
 CONDITIONAL = "language train task=conditional teach.items=1"
-DOCUMENTS = (
-    "language train task=documents task.options.documents=16 task.options.held_out=16 description.layers=[12] "
-    "train.lr=1.2e-3 teach.rows=4"
-)
+DOCUMENTS = "language train task=documents"
 GAME = "swarm train env=words"
 
 SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
@@ -43,8 +40,9 @@ CELLS: dict[str, dict[str, str]] = {
         "shared": f"{CONDITIONAL} sharing=shared train.lr=1e-3 train.updates=250",
     },
     "documents": {
-        "hyper_text": f"{DOCUMENTS} sharing=hyper_text description.encoder=states train.updates=150",
-        "hyper_reader": f"{DOCUMENTS} sharing=hyper_reader train.updates=150",
+        "hyper_document": f"{DOCUMENTS} sharing=hyper_document",
+        "hyper_document, shuffled": f"{DOCUMENTS} sharing=hyper_document teach.shuffled=true",
+        "shared": f"{DOCUMENTS} sharing=shared",
     },
     "swarm": {
         f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}"

@@ -68,8 +68,7 @@ class Turn:
 class Speech:
     """The frozen model under given adapters (None: by itself), as a policy over answers.
 
-    `room` is for how many tokens the graph of choices may be held; None: for all. `explore` is the share of choices
-    among words that are drawn evenly, where choices are drawn.
+    `room` is for how many tokens the graph of choices may be held; None: for all.
     """
 
     def __init__(
@@ -79,14 +78,12 @@ class Speech:
         weights: Weights | None,
         temperature: float,
         room: int | None = None,
-        explore: float = 0.0,
     ) -> None:
         self.backbone = backbone
         self.target = target
         self.weights = weights
         self.temperature = temperature
         self.room = room
-        self.explore = explore
         self._made: dict[tuple[int, ...], Adapters] = {}
 
     def choices(self, questions: Sequence[Question]) -> list[Tensor]:
@@ -286,8 +283,6 @@ def answered(
     picks: dict[int, int] = {}
     if chosen:
         scores = stacked([known[questions[i]].detach() for i in chosen])
-        if rng is not None and speech.explore:
-            scores = explored(scores, speech.explore)
         sampling = Sampling(1, 0.0 if rng is None else 1.0)
         picks = dict(zip(chosen, choose(scores, sampling, rng).tolist(), strict=True))
     free = [i for i, question in enumerate(questions) if not question.words]
@@ -341,13 +336,6 @@ def converse(
 def stacked(rows: Sequence[Tensor]) -> Tensor:
     """`[Q, W]`, -inf beside the words of a question."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-torch.inf)
-
-
-def explored(scores: Tensor, share: float) -> Tensor:
-    """Log-probabilities `[Q, W]`, -inf where there is no word, with that share of choices drawn evenly."""
-    there = scores.isfinite()
-    even = there / there.sum(-1, keepdim=True)
-    return ((1.0 - share) * scores.exp() + share * even).log()
 
 
 def pieces(items: Sequence[Any], tokens: Callable[[Any], int]) -> list[list[Any]]:

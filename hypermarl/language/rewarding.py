@@ -173,9 +173,7 @@ class Rewarding:
     def _speech(self) -> tuple[Weights, Speech]:
         """Generated weights, and speech under leaves of the same values: passes add their gradients up there."""
         weights = self.actor.weights(self.who())
-        speech = self._spoken({name: tensor.detach().requires_grad_() for name, tensor in weights.items()})
-        speech.explore = self.config.reward.explore
-        return weights, speech
+        return weights, self._spoken({name: tensor.detach().requires_grad_() for name, tensor in weights.items()})
 
     def _descend(self, weights: Weights, speech: Speech) -> float:
         """From the leaves through the generator, once, and a step."""

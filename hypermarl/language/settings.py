@@ -111,7 +111,6 @@ class RewardConfig:
     entropy: float = 0.0  # bonus for speaking in many ways
     entropy_end: float | None = None  # what it falls to, in a line; by default it stays
     entropy_fall: tuple[float, float] = (0.0, 0.5)  # when it falls, from and until, in shares of the updates
-    explore: float = 0.0  # share of choices among words that are drawn evenly in training
     temperature: float = 1.0
     tokens: int = 16  # of an answer in free text
     test_episodes: int = 64
@@ -210,7 +209,6 @@ class LanguageConfig:
             "teach.mix": teach.mix,
             "teach.fade": teach.fade,
             "reward.gamma": reward.gamma,
-            "reward.explore": reward.explore,
         }
         if not 0 <= reward.entropy_fall[0] <= reward.entropy_fall[1] <= 1:
             raise UserError(

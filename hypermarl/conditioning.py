@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from hypermarl.discriminants import clear_directions
 from hypermarl.errors import UserError
 
+CLEAR, RIDGE = 1.0, 1e-4  # of many facts even the faintest is wanted (experiments/LOG.md): see `discriminants`
+
 
 class OneHot(nn.Module):
     """Agents told apart by number only: ids `[N]`, read as rows of a table by the generator; None is all in order."""
@@ -132,7 +134,8 @@ class Described(nn.Module):
         if wordings is None:
             start = _principal((rows - self.mean) / self.scale, dim, rng)
         elif evenly:
-            centre, directions = clear_directions((wordings.float() - self.mean) / self.scale, dim, rng)
+            standard = (wordings.float() - self.mean) / self.scale
+            centre, directions = clear_directions(standard, dim, rng, clear=CLEAR, ridge=RIDGE)
             self.mean += centre.to(self.mean) * self.scale
             start = torch.nn.functional.pad(directions.float(), (0, dim - directions.shape[1]))
         else:

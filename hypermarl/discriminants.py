@@ -10,15 +10,18 @@ import math
 import torch
 from torch import Tensor
 
-CLEAR = 2.0  # times that things differ more than looks at one along what is told of them
-RIDGE = 1e-3  # of how things differ, so that what is the same in all looks is not infinitely clear
 STARTS, TURNS = 3, 60
 
 
 @torch.no_grad()
-def clear_directions(looks: Tensor, most: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def clear_directions(
+    looks: Tensor, most: int, rng: torch.Generator, *, clear: float, ridge: float
+) -> tuple[Tensor, Tensor]:
     """The centre `[f]` of `looks [N, M, f]`, and `[f, d]` onto the directions, `most` of them at most, in which the N
-    differ clearly more than the M looks at one, all of one size; in double precision.
+    differ more than `clear` times as much as the M looks at one, all of one size; in double precision.
+
+    A share `ridge` of how things differ is added to how looks do, so that what is the same in all is not infinitely
+    clear.
 
     Of all ways to turn the axes, the one in which things stand out along single ones is taken: Adam has a step for
     every parameter, so it matters to it which axes there are. What this alone gains was not measured.
@@ -28,12 +31,12 @@ def clear_directions(looks: Tensor, most: int, rng: torch.Generator) -> tuple[Te
     apart = centres - centres.mean(0)
     within = (whole - centres.unsqueeze(1)).flatten(0, 1)
     noisy = within.mT @ within / len(within)
-    noisy += (RIDGE * apart.square().mean() + 1e-12) * torch.eye(len(noisy)).to(noisy)
+    noisy += (ridge * apart.square().mean() + 1e-12) * torch.eye(len(noisy)).to(noisy)
     white = torch.linalg.inv(torch.linalg.cholesky(noisy)).mT  # in which looks at one differ alike all ways
     _, spread, directions = torch.linalg.svd(apart @ white, full_matrices=False)
-    clear = spread / math.sqrt(len(apart))
-    count = min(most, int((clear > CLEAR).sum()))
-    even = white @ directions[:count].mT / clear[:count]
+    times = spread / math.sqrt(len(apart))
+    count = min(most, int((times > clear).sum()))
+    even = white @ directions[:count].mT / times[:count]
     return centres.mean(0), even @ sparse(apart @ even, rng)
 
 

@@ -11,14 +11,15 @@ from hypermarl.discriminants import clear_directions, sparse
 
 def test_directions_are_those_told_clearly_and_no_more_than_wanted() -> None:
     _, seen = factors()
-    centre, directions = clear_directions(seen, 9, rng())
+    centre, directions = clear_directions(seen, 9, rng(), clear=2.0, ridge=1e-3)
     assert directions.shape == (24, 6)  # two facts of four differ in three directions each
     close(centre, seen.double().mean((0, 1)))
     codes = (seen.double().mean(1) - centre) @ directions
     close(codes.mT @ codes / 16, torch.eye(6).double(), atol=1e-4)
-    few = clear_directions(seen, 4, rng())[1]
+    few = clear_directions(seen, 4, rng(), clear=2.0, ridge=1e-3)[1]
     assert few.shape == (24, 4)
-    assert clear_directions(torch.randn(16, 9, 24, generator=rng(5)), 9, rng())[1].shape == (24, 0)
+    noise = torch.randn(16, 9, 24, generator=rng(5))
+    assert clear_directions(noise, 9, rng(), clear=2.0, ridge=1e-3)[1].shape == (24, 0)
 
 
 def test_descriptions_count_evenly_what_is_told_clearly() -> None:

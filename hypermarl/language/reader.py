@@ -18,6 +18,7 @@ from hypermarl.discriminants import clear_directions
 from hypermarl.language.encoders import States
 
 HEADS = 4
+CLEAR, RIDGE = 2.0, 1e-3  # of what is told in spite of the wording, see `discriminants`
 EACH = 8  # numbers a query takes from where it points
 SHARP = 3.0  # how much less sharply than others queries point at first, so that they can learn where
 
@@ -137,7 +138,7 @@ class Reader(nn.Module):
     def settle(self, features: Tensor, rng: torch.Generator) -> int:
         """Codes from now on are along the directions of `features [N, M, Q * EACH]` in which N agents differ clearly
         more than the M wordings of one; how many these are. Numbers of a code left over are 0."""
-        centre, directions = clear_directions(features, self.dim, rng)
+        centre, directions = clear_directions(features, self.dim, rng, clear=CLEAR, ridge=RIDGE)
         self.centre.copy_(centre)
         self.map.zero_()
         self.map[:, : directions.shape[1]] = directions.to(self.map)

@@ -14,7 +14,7 @@ ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
 
 CONDITIONAL = "language train task=conditional teach.items=1"
-DOCUMENTS = "language train task=documents"
+DOCUMENTS = "language train task=documents task.options.seed=1"  # other documents than those a setting was found on
 GAME = "swarm train env=words"
 
 SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")

@@ -24,6 +24,7 @@ ROWS = {
     "stacking": 0,
     "config": 0,
     "seeding": 0,
+    "discriminants": 0,
     "updates": 0,
     "memory": 0,
     "signals": 0,

@@ -20,7 +20,7 @@ train: $(INSTALLED)
 
 train-language: $(INSTALLED)
 	$(BIN)/hypermarl swarm train env=words/specialisation sharing=hyper_text \
-		train.updates=40 train.run=quick_swarm
+		train.updates=60 train.run=quick_swarm
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m "not slow" -q

@@ -19,11 +19,11 @@ GAME = "swarm train env=words"
 
 SHARINGS = ("hyper_text", "hyper_mlp", "independent", "shared", "shared_id")
 GAMES = {  # name -> the environment's words
-    "specialisation 4": "specialisation env.options.n_agents=4 train.updates=40",
-    "specialisation 8": "specialisation env.options.n_agents=8 train.updates=60",
-    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=100",
-    "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=40",
-    "relay": "relay train.updates=120",
+    "specialisation 4": "specialisation env.options.n_agents=4 train.updates=80",
+    "specialisation 8": "specialisation env.options.n_agents=8 train.updates=160",
+    "specialisation 16": "specialisation env.options.n_agents=16 train.updates=240",
+    "synchronisation 8": "synchronisation env.options.n_agents=8 train.updates=80",
+    "relay": "relay train.updates=300",
 }
 
 CELLS: dict[str, dict[str, str]] = {

@@ -63,7 +63,9 @@ class Adapter:
         y = output.reshape(self.count, -1, output.shape[-1])
         if x.shape[1] <= FEW and x.dtype != self.left.dtype and x.device.type == "cpu":
             added = torch.bmm(torch.bmm(x.to(self.left.dtype), self.left), self.right)
-            return torch.add(y, added.to(y.dtype), alpha=self.scale).reshape(output.shape)
+            if torch.is_grad_enabled():
+                return torch.add(y, added.to(y.dtype), alpha=self.scale).reshape(output.shape)
+            return y.add_(added, alpha=self.scale).reshape(output.shape)
         left, right = self.cast_to(x.dtype)
         thin = torch.bmm(x, left)
         if torch.is_grad_enabled():

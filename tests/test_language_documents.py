@@ -106,6 +106,13 @@ def test_every_document_states_one_value_of_as_many_topics_as_it_has_clauses() -
     assert min(where) < 0.2 and max(where) > 0.8, "anywhere in the text"
 
 
+def test_documents_may_have_more_or_fewer_clauses() -> None:
+    some = task(documents=200, held_out=50, clauses=(3, 6))
+    for part, least in (("trained", 30), ("new", 5)):
+        counts = Counter(len(all_stated(role)) for role in some.of(part))  # type: ignore[arg-type]
+        assert set(counts) == {3, 4, 5, 6} and min(counts.values()) >= least, counts
+
+
 def test_no_two_documents_state_the_same_even_where_chance_would_have_it() -> None:
     """Of 800 draws among some 18,000 combinations about eighteen would be repeated."""
     one = task(documents=600, held_out=200, clauses=2, words=40)
@@ -200,9 +207,11 @@ def test_rare_words_count_more_in_retrieval_and_long_chunks_less() -> None:
     [
         ({"documents": 0}, "needs 1 document or more and 0 held out, not 0 and 60"),
         ({"held_out": -1}, "not 400 and -1"),
-        ({"clauses": 1}, "2 to 24 clauses, not 1"),
-        ({"clauses": 25}, "2 to 24 clauses, not 25"),
-        ({"clauses": 5, "topics": 4}, "2 to 4 clauses, not 5"),
+        ({"clauses": 1}, "2 to 24 clauses, the fewest named first, not 1"),
+        ({"clauses": 25}, "2 to 24 clauses, the fewest named first, not 25"),
+        ({"clauses": 5, "topics": 4}, "2 to 4 clauses, the fewest named first, not 5"),
+        ({"clauses": (6, 3)}, "not 6 to 3"),
+        ({"clauses": [6]}, r"clauses are the fewest and the most of a document, two numbers, not \[6\]"),
         ({"topics": 25}, "2 to 24 topics, not 25"),
         ({"texts": 0}, "1 text or more, not 0"),
         ({"words": (200, 400)}, "Documents of 12 clauses have 240 to 10000 words, the fewest named first, not 200 to"),

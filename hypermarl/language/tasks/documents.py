@@ -29,21 +29,22 @@ _SECTION = 7  # sentences
 def make(
     documents: int = 400,
     held_out: int = 60,
-    clauses: int = 12,
+    clauses: int | Sequence[int] = 12,
     words: int | Sequence[int] = (440, 840),
     topics: int = len(TOPICS),
     texts: int = 1,
     seed: int = 0,
 ) -> Task:
-    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the first `topics`;
-    of those to train on there are several `texts` each.
+    """`documents` to train on and `held_out` more of part "new", each with rules on `clauses` of the first `topics`, or
+    on a number between two; of those to train on there are several `texts` each.
 
-    A document has some `words[0]` to `words[1]` words, of about 1.2 tokens each; filler makes up what the rules leave.
+    A text has some `words[0]` to `words[1]` words, of about 1.2 tokens each; filler makes up what the rules leave.
     (440, 1650) gives 500 to 2,000 tokens. More documents of a seed begin with those of fewer, and those held out stay
     the same. Tests ask in other words than training does.
     """
-    low, high = (words, words) if isinstance(words, int) else _two(words)
-    _check(documents, held_out, clauses, topics, texts, low, high)
+    low, high = _two("words are the fewest and the most of a document", words)
+    few, many = _two("clauses are the fewest and the most of a document", clauses)
+    _check(documents, held_out, few, many, topics, texts, low, high)
     facts: dict[str, Facts] = {}
     roles: dict[Part, list[Role]] = {"trained": [], "new": []}
     stated: set[frozenset[tuple[str, str]]] = set()
@@ -51,9 +52,9 @@ def make(
     for part, kind, count in wanted:  # the new ones first: how many are trained on must not change them
         for number in range(1, count + 1):
             rng = random.Random(f"documents {seed} {part} {number}")
-            known = _facts(rng, clauses, topics)
+            known = _facts(rng, few, many, topics)
             while (key := frozenset((topic.name, value) for topic, value in known.items())) in stated:
-                known = _facts(rng, clauses, topics)
+                known = _facts(rng, few, many, topics)
             stated.add(key)
             told = [_text(known, rng.randint(low, high), rng) for _ in range(texts if part == "trained" else 1)]
             roles[part].append(Role(f"{kind}/{number:04}", "document", tuple(told), part=part))
@@ -105,7 +106,8 @@ def _stems(text: str) -> list[str]:
     return [word[:5] for word in re.findall(r"\w+", text.lower())]
 
 
-def _facts(rng: random.Random, clauses: int, topics: int) -> Facts:
+def _facts(rng: random.Random, few: int, many: int, topics: int) -> Facts:
+    clauses = few if few == many else rng.randint(few, many)
     return {topic: rng.choice(topic.values) for topic in rng.sample(TOPICS[:topics], clauses)}
 
 
@@ -130,26 +132,29 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _two(words: Sequence[int]) -> tuple[int, int]:
-    if len(words) != 2:
-        raise UserError(f"words are the fewest and the most of a document, two numbers, not {list(words)}.")
-    return words[0], words[1]
+def _two(name: str, given: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(given, int):
+        return given, given
+    if len(given) != 2:
+        raise UserError(f"{name}, two numbers, not {list(given)}.")
+    return given[0], given[1]
 
 
-def _check(documents: int, held_out: int, clauses: int, topics: int, texts: int, low: int, high: int) -> None:
+def _check(documents: int, held_out: int, few: int, many: int, topics: int, texts: int, low: int, high: int) -> None:
     if documents < 1 or held_out < 0:
         raise UserError(f"The task documents needs 1 document or more and 0 held out, not {documents} and {held_out}.")
-    if texts < 1:
-        raise UserError(f"A document has 1 text or more, not {texts}.")
     if not 2 <= topics <= len(TOPICS):
         raise UserError(f"The task documents has 2 to {len(TOPICS)} topics, not {topics}.")
-    if not 2 <= clauses <= topics:
-        raise UserError(f"A document has 2 to {topics} clauses, not {clauses}.")
-    if not _ROOM * clauses <= low <= high <= _LONGEST:
+    if texts < 1:
+        raise UserError(f"A document has 1 text or more, not {texts}.")
+    if not 2 <= few <= many <= topics:
+        told = many if few == many else f"{few} to {many}"
+        raise UserError(f"A document has 2 to {topics} clauses, the fewest named first, not {told}.")
+    if not _ROOM * many <= low <= high <= _LONGEST:
         raise UserError(
-            f"Documents of {clauses} clauses have {_ROOM * clauses} to {_LONGEST} words, the fewest named first, "
+            f"Documents of {many} clauses have {_ROOM * many} to {_LONGEST} words, the fewest named first, "
             f"not {low} to {high}."
         )
-    there = math.comb(topics, clauses) * 8**clauses  # at least eight values each
+    there = math.comb(topics, few) * 8**few  # at least eight values each
     if 2 * (documents + held_out) > there:  # beyond that, finding a new one takes long
-        raise UserError(f"{clauses} clauses make up to {there // 2} documents, not {documents + held_out}.")
+        raise UserError(f"{few} clauses make up to {there // 2} documents, not {documents + held_out}.")

@@ -135,8 +135,7 @@ class Described(nn.Module):
             start = _principal((rows - self.mean) / self.scale, dim, rng)
         elif evenly:
             standard = (wordings.float() - self.mean) / self.scale
-            centre, directions = clear_directions(standard, dim, rng, clear=CLEAR, ridge=RIDGE)
-            self.mean += centre.to(self.mean) * self.scale
+            _, directions = clear_directions(standard, dim, rng, clear=CLEAR, ridge=RIDGE)  # centred already
             start = torch.nn.functional.pad(directions.float(), (0, dim - directions.shape[1]))
         else:
             start = _discriminant((wordings.float() - self.mean) / self.scale, dim, rng)

@@ -22,6 +22,14 @@ def test_directions_are_those_told_clearly_and_no_more_than_wanted() -> None:
     assert clear_directions(noise, 9, rng(), clear=2.0, ridge=1e-3)[1].shape == (24, 0)
 
 
+def test_what_is_the_same_in_all_looks_is_not_infinitely_clear() -> None:
+    """Two things that differ in the last digits of a feature that no look changes are not told apart by it."""
+    _, seen = factors()
+    seen = torch.cat([seen, 1e-5 * torch.randn(16, 1, 1, generator=rng(7)).expand(16, 9, 1)], -1)
+    directions = clear_directions(seen, 9, rng(), clear=2.0, ridge=1e-3)[1]
+    assert directions.shape == (25, 6)
+
+
 def test_descriptions_count_evenly_what_is_told_clearly() -> None:
     """However loud one fact is, and whatever the units of the features."""
     _, seen = factors()

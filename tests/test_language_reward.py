@@ -151,6 +151,7 @@ def test_the_gradient_is_that_of_the_plain_sum_over_samples(
         (None, 1, 0.45),
         (None, 2, 0.0),
         (None, 8, 0.0),
+        ((0.5, 0.75), 0, 0.9),
         ((0.25, 0.75), 1, 0.9),
         ((0.25, 0.75), 2, 0.45),
         ((0.25, 0.75), 3, 0.0),

@@ -79,6 +79,41 @@ def test_every_sentence_is_read_once_however_many_texts_say_it(read: list[list[s
     assert read[1:] == [["moon ."]]
 
 
+def test_what_is_read_again_is_known_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Descriptions(SEEN, tiny.backbone(), whole=False)
+    before = one(["red . sun ."])
+    plain = Descriptions._vectors
+    monkeypatch.setattr(Descriptions, "_vectors", lambda self, texts: plain(self, texts) + 1.0)
+    one.read(["red . sun ."])
+    close(one(["red . sun ."]), before + 2.0)
+
+
+@pytest.mark.parametrize("encoder", ["sentence", "states", "both"])
+def test_how_long_a_vector_will_be_is_known_before(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Five:
+        dim = 5
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+            return torch.ones(len(texts), self.dim)
+
+    monkeypatch.setattr("hypermarl.language.agents.SentenceEncoder", Five)
+    one = Descriptions(replace(SEEN, encoder=encoder, layers=(1, 2)), tiny.backbone(), whole=False)
+    found = one(["red ."])
+    assert isinstance(found, torch.Tensor) and found.shape == (1, one.dim)
+
+
+@pytest.mark.usefixtures("taught")
+@pytest.mark.parametrize("by_sentence", [True, False])
+def test_all_that_documents_say_counts_evenly(model: Path, by_sentence: bool) -> None:
+    one = Teaching(config(model, TASK, "sharing=hyper_text", f"description.sentences={by_sentence}"))
+    codes = torch.stack([one.actor.conditioner(one.descriptions(role.wordings)) for role in one.learned]).mean(1)
+    sizes = torch.linalg.svdvals(codes - codes.mean(0))
+    clear = sizes[sizes > 1e-3 * sizes[0]]
+    assert len(clear) > 1 and bool(clear[-1] > 0.99 * clear[0]) == by_sentence, sizes
+
+
 def test_a_reader_of_every_token_reads_texts_whole() -> None:
     one = Descriptions(replace(SEEN, layers=(1, 2)), tiny.backbone(), whole=True)
     states = one(["red . sun ."])
@@ -144,11 +179,12 @@ def test_a_run_is_opened_without_reading_and_writes_what_it_wrote(
 
 def test_a_document_is_as_long_as_its_longest_sentence(model: Path) -> None:
     text = " ".join(["red cat dog ."] * 30)
-    for by_sentence, parts in ((True, 1), (False, 3)):
-        one = config(model, TASK, "sharing=hyper_text", f"description.sentences={by_sentence}")
+    for by_sentence, sharing in ((True, "hyper_text"), (False, "hyper_text"), (True, "hyper_reader")):
+        one = config(model, TASK, f"sharing={sharing}", f"description.sentences={by_sentence}")
         tokens, window = measure(one, tiny.backbone())
-        assert (tokens(text), window) == (4 if by_sentence else 120, 40)
-        assert len(cut(text, tokens, window)) == parts
+        whole = not by_sentence or sharing == "hyper_reader"  # a reader reads every token of a text
+        assert (tokens(text), window) == (120 if whole else 4, 40)
+        assert len(cut(text, tokens, window)) == (3 if whole else 1)
 
 
 @pytest.mark.usefixtures("taught")

@@ -10,8 +10,13 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
+from hypermarl.conditioning import Described
 from hypermarl.errors import UserError
+from hypermarl.language.agents import Descriptions
+from hypermarl.language.backbone import load_backbone
+from hypermarl.language.settings import DescriptionConfig
 from hypermarl.language.task import Role, Task
 from hypermarl.language.tasks import make_task
 from hypermarl.language.tasks.documents import chunks, top_chunks
@@ -246,3 +251,31 @@ def test_lengths_in_tokens_of_the_real_model() -> None:
     for value in (value for topic in TOPICS for value in topic.values):
         alone, inside = (len(tokenizer(before + value)["input_ids"]) for before in ("", " "))
         assert min(alone, inside) <= 3 and max(alone, inside) <= 4, value
+
+
+@pytest.mark.slow
+def test_values_of_unseen_documents_are_read_from_sums_of_sentences_and_not_from_whole_texts() -> None:
+    """By a linear map, as a generator's heads are; a control beside it: the same texts, read whole."""
+    backbone = load_backbone()
+    some = task(documents=120, held_out=40, topics=5, clauses=3, texts=2, words=60)
+    shares = {}
+    for by_sentence in (True, False):
+        seen = DescriptionConfig(encoder="both", sentences=by_sentence)
+        known = Descriptions(seen, backbone, whole=False)
+        if by_sentence:
+            known.read(text for role in some.roles for text in role.wordings)
+        trained, new = some.of("trained"), some.of("new")
+        texts = torch.stack([known(role.wordings) for role in trained])  # type: ignore[arg-type]
+        described = Described(texts[:, 0], 40, torch.Generator().manual_seed(0), wordings=texts, evenly=True)
+        facts = [(topic.name, value) for topic in TOPICS[:5] for value in topic.values]
+        told = torch.tensor([[float(all_stated(role).get(name) == value) for name, value in facts] for role in trained])
+        codes = torch.nn.functional.pad(described(texts.flatten(0, 1)), (0, 1), value=1.0)
+        read = torch.linalg.lstsq(codes, told.repeat_interleave(2, 0)).solution
+        found = torch.nn.functional.pad(described(known([role.wordings[0] for role in new])), (0, 1), value=1.0) @ read
+        right = [
+            max(range(len(facts)), key=lambda i: (facts[i][0] == name, float(row[i]))) == facts.index((name, value))
+            for role, row in zip(new, found, strict=True)
+            for name, value in all_stated(role).items()
+        ]
+        shares[by_sentence] = sum(right) / len(right)
+    assert shares[True] > 0.68 and shares[False] < 0.55, shares

@@ -41,8 +41,6 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "documents": {
         "hyper_document": f"{DOCUMENTS} sharing=hyper_document",
-        "hyper_document, shuffled": f"{DOCUMENTS} sharing=hyper_document teach.shuffled=true",
-        "shared": f"{DOCUMENTS} sharing=shared",
     },
     "swarm": {
         f"{game}, {sharing}": f"{GAME}/{words} sharing={sharing}"

@@ -5,7 +5,7 @@ Letters: `N` agents, `f` features of a description, `d` conditioning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,10 +89,8 @@ class Descriptions:
         wanted = sorted(dict.fromkeys(each for text in texts for each in sentences(text)), key=len)
         self._known.clear()
         with Progress(len(wanted), title="reading sentences", unit="sentences", shown=shown) as progress:
-            for start in range(0, len(wanted), TOGETHER):
-                few = wanted[start : start + TOGETHER]
-                self._sentences.update(zip(few, self._vectors(few), strict=True))
-                progress.update(start + len(few))
+            for done in self._note(wanted):
+                progress.update(done)
 
     def _encode(self, text: str) -> Tensor:
         if self.whole:
@@ -102,10 +100,16 @@ class Descriptions:
             return self._vectors([text])[0]
         said = sentences(text) or [text]
         fresh = sorted({each for each in said if each not in self._sentences}, key=lambda each: (len(each), each))
+        for _ in self._note(fresh):
+            pass
+        return torch.stack([self._sentences[each] for each in said]).sum(0)
+
+    def _note(self, fresh: Sequence[str]) -> Iterator[int]:
+        """Encode sentences, many at a time; how many are done."""
         for start in range(0, len(fresh), TOGETHER):
             few = fresh[start : start + TOGETHER]
             self._sentences.update(zip(few, self._vectors(few), strict=True))
-        return torch.stack([self._sentences[each] for each in said]).sum(0)
+            yield start + len(few)
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         """`[B, f]`."""

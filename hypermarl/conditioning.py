@@ -104,7 +104,9 @@ class Described(nn.Module):
 
     With `wordings [N, M, f]`, M ways to describe each known agent, features are standardised one by one, and the map
     is along what tells agents apart in spite of how they are worded; with `evenly`, all that does so clearly counts
-    alike, as when a text says many things: see `discriminants`.
+    alike, as when a text says many things: see `discriminants`. Faint directions make much of what is new in a text;
+    codes are then kept to the size of the largest known one, or adapters of texts in other words than those of training
+    write noise.
     """
 
     rows: Tensor
@@ -141,15 +143,32 @@ class Described(nn.Module):
             start = _discriminant((wordings.float() - self.mean) / self.scale, dim, rng)
         self.register_buffer("map", start)
         self.own = nn.Parameter(torch.zeros(len(rows), dim)) if ids else None
+        self.evenly = evenly
+        self._reach: Tensor | None = None
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def forward(self, who: Tensor | None = None) -> Tensor:
         """Of known agents by number `[N]` (None: all of them), or of whoever is described so, `[N, f]`."""
         known = who is None or not who.is_floating_point()
         rows = self.rows if who is None else self.rows[who] if known else who.to(self.rows)
         code = (rows - self.mean) / self.scale @ self.map
+        if self.evenly and not known:
+            code = code * (self.reach / code.norm(dim=-1, keepdim=True)).clamp(max=1.0)
         if self.own is None or not known:
             return code
         return code + (self.own if who is None else self.own[who])
+
+    @property
+    def reach(self) -> Tensor:
+        """How long the longest code of a known agent is."""
+        if self._reach is None or self._reach.device != self.map.device:
+            self._reach = ((self.rows - self.mean) / self.scale @ self.map).norm(dim=-1).max()
+        return self._reach
+
+
+def _forget(described: Described, _: object) -> None:
+    """Other agents are known now."""
+    described._reach = None
 
 
 def _discriminant(wordings: Tensor, dim: int, rng: torch.Generator) -> Tensor:

@@ -57,3 +57,21 @@ def test_axes_are_turned_so_that_few_tell_an_agent() -> None:
         for i, each in enumerate(most)
     ]
     assert found[0] > 1.3 * float(even.pow(4).mean()) and max(found) < 1.05 * min(found), found
+
+
+def test_a_text_like_no_other_has_a_code_of_a_size_that_is_known() -> None:
+    _, seen = factors()
+    one = Described(seen[:, 0], 9, rng(), wordings=seen, evenly=True)
+    plain = ((seen[:, 0] - one.mean) / one.scale) @ one.map
+    longest = plain.norm(dim=-1).max()
+    close(one(seen[:, 0]), plain)
+    odd = seen[3:5, 0] + 50.0 * torch.randn(2, 24, generator=rng(8))
+    far = ((odd - one.mean) / one.scale) @ one.map
+    assert bool((far.norm(dim=-1) > 2 * longest).all())
+    close(one(odd), far / far.norm(dim=-1, keepdim=True) * longest)
+    other = Described(0 * seen[:, 0], 9, rng(), evenly=True)
+    assert not torch.allclose(other.reach, longest)
+    other.load_state_dict(one.state_dict())
+    close(other(odd), one(odd))
+    free = Described(seen[:, 0], 9, rng(), wordings=seen)
+    close(free(odd), ((odd - free.mean) / free.scale) @ free.map)

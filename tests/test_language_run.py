@@ -214,7 +214,7 @@ def test_how_agents_are_worded_is_learned_at_the_start_only(
     assert set(wordings) <= set(read)
     read.clear()
     _, _, learner = open_learner(result.folder)
-    assert read == wordings[::2], "what a run has learned of them stands in it"
+    assert read == [], "what a run has learned of them stands in it"
     assert isinstance(learner.actor.conditioner, Described)
     saved = load_file(result.folder / "checkpoints/000000000001/policy.safetensors")
     for name, tensor in learner.actor.conditioner.state_dict().items():

@@ -325,7 +325,7 @@ def test_of_two_encoders_the_one_that_reads_less_says_how_long_a_chunk_is(monkey
     monkeypatch.setattr("hypermarl.language.compose.SentenceEncoder", lambda device: sentence)
     found = {}
     for encoder in ("sentence", "states", "both"):
-        config = SimpleNamespace(description=SimpleNamespace(encoder=encoder))
+        config = SimpleNamespace(description=SimpleNamespace(encoder=encoder, sentences=False))
         tokens, window = measure(config, tiny.backbone())  # type: ignore[arg-type]
         found[encoder] = tokens("red cat sun"), window
     assert found == {"sentence": (6, 9), "states": (3, 40), "both": (6, 9)}

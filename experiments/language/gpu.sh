@@ -13,6 +13,8 @@ for seed in $SEEDS; do
   for sharing in hyper_reader hyper_text shared_id; do
     hypermarl language train task=conditional sharing=$sharing $common teach.roles=32 teach.rows=8 teach.items=16 \
       train.updates=4000 train.evaluate_every=1000 seed=$seed train.run=conditional-$sharing-s$seed
+  done
+  for sharing in hyper_document hyper_reader shared_id; do
     hypermarl language train task=documents sharing=$sharing $common teach.roles=8 teach.rows=8 teach.items=12 \
       teach.distil=0.5 train.updates=4000 train.evaluate_every=1000 seed=$seed train.run=documents-$sharing-s$seed
   done

@@ -149,7 +149,8 @@ def test_action_words_are_single_tokens_of_the_real_model() -> None:
 
 def test_untrained_combinations_are_asked_for_in_wordings_of_training_and_in_others() -> None:
     one = task(categories=8, pairs=12)
-    config = SimpleNamespace(sharing=SimpleNamespace(id_in_observation=False, conditioning="text"), reads=True)
+    sharing = SimpleNamespace(id_in_observation=False, conditioning="text")
+    config = SimpleNamespace(sharing=sharing, teach=SimpleNamespace(asked=None), reads=True)
     by_name = {column.name: column for column in columns(SimpleNamespace(task=one, config=config))}  # type: ignore[arg-type]
     rng = random.Random(3)
     for name, kept in (("recombined", True), ("recombined_seen", False), ("seen", False), ("unseen", True)):

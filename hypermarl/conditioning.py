@@ -153,7 +153,8 @@ class Described(nn.Module):
         rows = self.rows if who is None else self.rows[who] if known else who.to(self.rows)
         code = (rows - self.mean) / self.scale @ self.map
         if self.evenly and not known:
-            code = code * (self.reach / code.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+            size = code.norm(dim=-1, keepdim=True)
+            code = torch.where(size > self.reach, code * self.reach / size, code)
         if self.own is None or not known:
             return code
         return code + (self.own if who is None else self.own[who])

@@ -75,3 +75,10 @@ def test_a_text_like_no_other_has_a_code_of_a_size_that_is_known() -> None:
     close(other(odd), one(odd))
     free = Described(seen[:, 0], 9, rng(), wordings=seen)
     close(free(odd), ((odd - free.mean) / free.scale) @ free.map)
+
+
+def test_agents_that_are_described_alike_have_a_code_all_the_same() -> None:
+    """Nothing tells them apart: no direction, a reach of zero, and no division by it."""
+    alike = torch.ones(3, 2, 24)
+    one = Described(alike[:, 0], 9, rng(), wordings=alike, evenly=True)
+    assert one(alike[:, 0]).isfinite().all() and one(torch.randn(2, 24, generator=rng(9))).isfinite().all()

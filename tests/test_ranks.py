@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from ranks_job import GRADIENTS
 from small import QUIET, TINY, config
-from test_train import FRAMES, rows, same, tensors
+from small_train import FRAMES, rows, same, tensors
 
 from hypermarl.errors import UserError
 from hypermarl.marl import ranks as module

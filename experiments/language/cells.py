@@ -36,7 +36,7 @@ CELLS: dict[str, dict[str, str]] = {
     "conditional": {
         "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader",
         "hyper_text": f"{CONDITIONAL} sharing=hyper_text",
-        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=250",
+        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=1000 train.evaluate_every=650",
         "shared": f"{CONDITIONAL} sharing=shared train.lr=1e-3 train.updates=250",
     },
     "documents": {

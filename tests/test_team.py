@@ -11,42 +11,13 @@ import torch
 import trained_run as runs
 from gymnasium import spaces
 from pettingzoo_toys import Pistons
+from small_team import AGENTS, BOX, CHOICE, SIDES, seen, stack, team_of
 
 from hypermarl import envs
-from hypermarl.envs.interface import Continuous, Discrete, Group, View
+from hypermarl.envs.interface import Discrete, Group, View
 from hypermarl.errors import UserError
 from hypermarl.evaluation import pettingzoo
-from hypermarl.marl.policy import build_policy
-from hypermarl.marl.settings import ExperimentConfig
-from hypermarl.marl.team import Team, load
-
-AGENTS = ("a", "b", "c")
-CHOICE = {"team": Group("team", AGENTS, 5, Discrete(4))}
-BOX = {"team": Group("team", AGENTS, 5, Continuous((-1.0, 0.0), (1.0, 10.0)))}
-SIDES = {
-    "hunter": Group("hunter", ("h_0", "h_1"), 5, Discrete(4)),
-    "prey": Group("prey", ("p_0",), 3, Continuous((-2.0,), (2.0,))),
-}
-
-
-def config_of(*words: str) -> ExperimentConfig:
-    return runs.experiment("env=games/specialisation", *words)
-
-
-def team_of(*words: str, groups: dict[str, Group] = CHOICE, greedy: bool = True) -> Team:
-    config = config_of(*words)
-    policies = {name: runs.stirred(build_policy(config, groups, name, 0), 3) for name in groups}
-    return Team(config, policies, greedy=greedy)
-
-
-def seen(agents: tuple[str, ...] = AGENTS, size: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {agent: rng.normal(size=size).astype(np.float32) for agent in agents}
-
-
-def stack(observations: dict[str, Any]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(list(observations.values())))
-
+from hypermarl.marl.team import load
 
 # -- what it plays -----------------------------------------------------------------------------------------------------
 
@@ -253,106 +224,6 @@ def test_sampled_play_of_many_environments_is_seeded() -> None:
     assert not torch.equal(first, other)
 
 
-# -- newcomers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sharing", runs.SHARINGS)
-def test_a_twin_plays_like_its_model(sharing: str) -> None:
-    team = team_of(f"sharing={sharing}")
-    before = team.parameters(seen())
-    team.add("twin", like="b")
-    x = seen()["b"]
-    given = team.parameters(seen() | {"twin": x})
-    np.testing.assert_allclose(given["twin"]["logits"], given["b"]["logits"], atol=1e-5)
-    for agent in AGENTS:
-        np.testing.assert_allclose(given[agent]["logits"], before[agent]["logits"], atol=1e-6)
-    assert team.agents == (*AGENTS, "twin")
-
-
-def test_a_mixture_is_generated_from_the_mixed_embedding() -> None:
-    team = team_of("sharing=hyper_mlp")
-    policy = team.squads["team"].policy
-    embedding = 0.5 * policy.actor.conditioner.weight[0] + 0.5 * policy.actor.conditioner.weight[2]
-    team.add("mixed", like={"a": 0.5, "c": 0.5})
-    team.add("given", embedding=embedding.detach())
-    wanted = policy.actor.generator(embedding[None])
-    for name, tensor in team.weights("mixed").items():
-        torch.testing.assert_close(tensor, wanted[name][0].detach())
-        torch.testing.assert_close(team.weights("given")[name], tensor)
-    assert not torch.allclose(team.weights("mixed")["layers.0.weight"], team.weights("a")["layers.0.weight"])
-
-
-def test_features_describe_a_newcomer() -> None:
-    told = ["sharing.conditioning=features", "sharing.features=[[0,1],[1,0],[2,2]]"]
-    team = team_of(*told)
-    team.add("like_b", features=[1, 0])
-    team.add("between", features=[1.5, 1.0])
-    team.add("mixed", like={"b": 0.5, "c": 0.5})
-    for name, tensor in team.weights("like_b").items():
-        torch.testing.assert_close(tensor, team.weights("b")[name])
-    for name, tensor in team.weights("mixed").items():
-        torch.testing.assert_close(tensor, team.weights("between")[name])
-    with pytest.raises(UserError, match="by their features"):
-        team.add("x", embedding=torch.zeros(2))
-    with pytest.raises(UserError, match="features of 'x' should be 2 numbers, not 3"):
-        team.add("x", features=[1, 2, 3])
-
-
-def test_anybody_may_join_where_all_share_one_policy() -> None:
-    team = team_of("sharing=shared")
-    team.add("x")
-    given = team.parameters({"x": seen()["a"], "a": seen()["a"]})
-    np.testing.assert_allclose(given["x"]["logits"], given["a"]["logits"], atol=1e-6)
-    with pytest.raises(UserError, match="share one policy"):
-        team.add("y", embedding=torch.zeros(4))
-
-
-def test_recurrent_newcomers_remember_too() -> None:
-    team = team_of("model=gru")
-    team.add("twin", like="a")
-    x = seen()["a"]
-    for _ in range(3):
-        given = team.parameters({"twin": x, "a": x})
-        np.testing.assert_allclose(given["twin"]["logits"], given["a"]["logits"], atol=1e-6)
-
-
-def test_a_newcomer_joins_the_group_of_its_model() -> None:
-    team = team_of(groups=SIDES)
-    team.add("h_2", like={"h_0": 1.0})
-    assert team.squad_of("h_2").group.name == "hunter"
-    with pytest.raises(UserError, match="Say which group 'x' joins: hunter, prey"):
-        team.add("x", embedding=torch.zeros(4))
-    team.add("x", embedding=torch.zeros(4), group="prey")
-    assert team.act({"x": np.zeros(3)})["x"].shape == (1,)
-
-
-@pytest.mark.parametrize(
-    ("sharing", "arguments", "words"),
-    [
-        ("hyper_mlp", {"agent": "a", "like": "b"}, "already is an agent 'a'"),
-        ("hyper_mlp", {"agent": "x"}, "Say who 'x' is"),
-        ("hyper_mlp", {"agent": "x", "like": "ghost"}, "cannot be like ghost; trained were a, b, c"),
-        ("hyper_mlp", {"agent": "x", "like": {}}, "cannot be like nobody"),
-        ("hyper_mlp", {"agent": "x", "like": {"a": float("nan")}}, "likeness of 'x' must be finite"),
-        ("hyper_mlp", {"agent": "x", "embedding": torch.zeros(3)}, "embedding of 'x' should be 4 numbers, not 3"),
-        ("hyper_mlp", {"agent": "x", "features": [1.0]}, "by identity, not by features"),
-        (
-            "hyper_mlp",
-            {"agent": "x", "like": "a", "embedding": torch.zeros(4)},
-            "by one of like, embedding or features",
-        ),
-        ("hyper_mlp", {"agent": "x", "like": "a", "group": "side"}, "no group 'side'; it has team"),
-        ("shared_id", {"agent": "x"}, "told apart by their input; say whom 'x' is like"),
-    ],
-)
-def test_what_cannot_join_is_told_why(sharing: str, arguments: dict[str, Any], words: str) -> None:
-    team = team_of(f"sharing={sharing}")
-    with pytest.raises(UserError, match=words):
-        team.add(**arguments)
-    assert team.agents == AGENTS
-    assert team.act(seen())  # and nothing was half added
-
-
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 
@@ -427,73 +298,3 @@ def test_attaching_another_environment_is_refused() -> None:
         team_of().attach(Spaces(spaces.Box(-1, 1, (5,)), spaces.Discrete(3)))
     with pytest.raises(UserError, match="agent 'a' is a MultiDiscrete space"):
         team_of().attach(Spaces(spaces.Box(-1, 1, (5,)), spaces.MultiDiscrete([2, 2])))
-
-
-# -- from disk ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sharing", runs.SHARINGS)
-@pytest.mark.parametrize("groups", [CHOICE, SIDES], ids=["one group", "two groups"])
-def test_loading_gives_back_what_was_saved(tmp_path: Path, sharing: str, groups: dict[str, Group]) -> None:
-    config = config_of(f"sharing={sharing}", "seed=5")
-    policies = runs.make_run(tmp_path / "run", config, groups)
-    team = load(tmp_path / "run")
-    assert team.groups == groups
-    assert team.config == config
-    assert team.checkpoint is not None
-    assert team.checkpoint.frame == 640
-    for name, policy in policies.items():
-        own = policy.actor.weights()
-        for i, agent in enumerate(groups[name].agents):
-            for key, tensor in team.weights(agent).items():
-                torch.testing.assert_close(tensor, own[key][min(i, len(own[key]) - 1)].detach(), rtol=0, atol=0)
-
-
-def test_loading_one_checkpoint_of_several(tmp_path: Path) -> None:
-    config = config_of()
-    policies = runs.make_run(tmp_path / "run", config, CHOICE)
-    folder = load(tmp_path / "run").folder
-    assert folder is not None
-    changed = {f"team/{key}": tensor + 1 for key, tensor in policies["team"].state_dict().items()}
-    folder.save(1280, 2, policy=changed)
-    newest, older = load(tmp_path / "run"), load(tmp_path / "run" / "checkpoints" / "000000000640")
-    assert (newest.checkpoint.frame, older.checkpoint.frame) == (1280, 640)
-    assert not torch.equal(newest.weights("a")["layers.0.bias"], older.weights("a")["layers.0.bias"])
-    with pytest.raises(UserError, match="no complete checkpoint 000000000641"):
-        load(tmp_path / "run" / "checkpoints" / "000000000641")
-
-
-def test_a_run_of_several_seeds_is_asked_which(tmp_path: Path) -> None:
-    runs.make_seeds(tmp_path / "run", config_of("seed=4"), 3)
-    with pytest.raises(UserError, match="holds seeds 4, 5, 6; say which"):
-        load(tmp_path / "run")
-    with pytest.raises(UserError, match="holds no seed 0"):
-        load(tmp_path / "run", seed=0)
-    assert load(tmp_path / "run", seed=5).config.seed == 5
-    assert load(tmp_path / "run" / "seed_6").config.seed == 6
-    assert load(tmp_path / "run" / "checkpoints" / "000000000640", seed=6).config.seed == 6
-    with pytest.raises(UserError, match="holds seed 6, not 4"):
-        load(tmp_path / "run" / "seed_6", seed=4)
-
-
-def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
-        load(tmp_path / "missing")
-    runs.make_run(tmp_path / "run", config_of(), CHOICE)
-    other = load(tmp_path / "run")
-    other.folder.save(1280, 2, policy={"team/unknown": torch.zeros(1)})
-    with pytest.raises(UserError, match="000000001280 does not fit the settings"):
-        load(tmp_path / "run")
-
-
-def test_a_run_that_does_not_know_its_agents_is_damaged(tmp_path: Path) -> None:
-    folder = runs.RunFolder.create(tmp_path / "run", runs.settings.to_dict(config_of()), {"team": {"name": "team"}})
-    folder.save(1, 1, policy={})
-    with pytest.raises(UserError, match=r"config\.json .*damaged"):
-        load(tmp_path / "run")
-
-
-def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
-    runs.RunFolder.create(tmp_path / "run", runs.settings.to_dict(config_of()), {})
-    with pytest.raises(UserError, match="has no checkpoint yet"):
-        load(tmp_path / "run")

@@ -85,3 +85,48 @@ def test_a_gradient_that_is_no_number_stops_with_a_sentence() -> None:
     with pytest.raises(UserError, match="gradient of update 3 is not finite; a lower train.lr may help"):
         Descent(one, CONFIG).step(3)
     assert torch.equal(one.weight, before)
+
+
+AVERAGING = RunConfig(updates=20, lr=0.1, warmup=0.2, max_grad_norm=1e9, average=0.8)
+
+
+def test_an_average_follows_and_leaves_the_walk_alone() -> None:
+    one, plain = module(), module()
+    descent, alone = Descent(one, AVERAGING), Descent(plain, CONFIG)
+    mean = one.weight.detach().clone()
+    for update in range(40):
+        descend(one, descent, range(update, update + 1))
+        descend(plain, alone, range(update, update + 1))
+        mean += (1 - min(0.8, (1 + update) / (10 + update))) * (one.weight.detach() - mean)
+    with descent.averaged():
+        close(one.weight.detach(), mean)
+        assert not torch.equal(one.weight, plain.weight)
+    assert torch.equal(one.weight, plain.weight)
+    with pytest.raises(ZeroDivisionError), descent.averaged():
+        raise ZeroDivisionError
+    assert torch.equal(one.weight, plain.weight)
+
+
+def test_without_an_average_there_is_one_set_of_numbers() -> None:
+    one = module()
+    descent = Descent(one, CONFIG)
+    descend(one, descent, range(3))
+    before = one.weight.detach().clone()
+    with descent.averaged():
+        assert torch.equal(one.weight, before)
+    assert not any(key.startswith("walked") for key in descent.state())
+
+
+def test_what_was_saved_as_an_average_goes_on_to_the_bit() -> None:
+    one = module()
+    descent = Descent(one, AVERAGING)
+    descend(one, descent, range(7))
+    state = {key: value.clone() for key, value in descent.state().items()}
+    with descent.averaged():
+        other = copy.deepcopy(one)
+    later = Descent(other, AVERAGING)
+    later.load(state)
+    assert descend(one, descent, range(7, 12)) == descend(other, later, range(7, 12))
+    assert torch.equal(one.weight, other.weight)
+    with descent.averaged(), later.averaged():
+        assert torch.equal(one.weight, other.weight)

@@ -28,9 +28,9 @@ GAMES = {  # name -> the environment's words
 
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
-        "hyper_text": f"{ROLES} sharing=hyper_text train.updates=500 train.evaluate_every={PROMPTED}",
+        "hyper_text": f"{ROLES} sharing=hyper_text train.evaluate_every={PROMPTED}",
         "shared_id": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
-        "independent": f"{ROLES} sharing=independent train.updates=500",
+        "independent": f"{ROLES} sharing=independent",
         "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
     },
     "conditional": {

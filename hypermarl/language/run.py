@@ -211,7 +211,8 @@ class Run:
 
     def _evaluate(self) -> dict[str, float]:
         learner = self.learner
-        found = learner.evaluate()
+        with learner.descent.averaged():
+            found = learner.evaluate()
         self._monitor.scalars(learner.update, {f"evaluation/{name}": value for name, value in found.items()})
         if learner.update >= self.config.train.updates:
             used = {"update": learner.update, **learner.counters(), "cpu_seconds": self._cpu}
@@ -222,18 +223,20 @@ class Run:
         learner = self.learner
         if self._saved == learner.update:
             return
-        self.folder.save(
-            learner.update,
-            learner.update,
-            policy=learner.actor.state_dict(),
-            optimizer=learner.descent.state(),
-            meta={"counters": learner.counters(), "cpu_seconds": self._cpu},
-        )
-        self.folder.prune(self.config.train.keep_checkpoints)
-        self._saved = learner.update
-        self._project()
-        if self.config.train.tensorboard:
-            self._monitor.text(learner.dialogue(), tag="dialogue", frame=learner.update)
+        walked = learner.descent.state()
+        with learner.descent.averaged():
+            self.folder.save(
+                learner.update,
+                learner.update,
+                policy=learner.actor.state_dict(),
+                optimizer=walked,
+                meta={"counters": learner.counters(), "cpu_seconds": self._cpu},
+            )
+            self.folder.prune(self.config.train.keep_checkpoints)
+            self._saved = learner.update
+            self._project()
+            if self.config.train.tensorboard:
+                self._monitor.text(learner.dialogue(), tag="dialogue", frame=learner.update)
 
     def _project(self) -> None:
         codes = self.learner.codes() if self.config.train.tensorboard else None  # many documents take minutes to read

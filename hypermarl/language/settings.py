@@ -68,6 +68,7 @@ class RunConfig:
     warmup: float = 0.1  # share of the updates in which the rate rises; then it falls to a tenth along a cosine
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    average: float = 0.0  # decay of a running average of the generator, which is then what is judged and saved; 0: none
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
     log_every: int = 1
@@ -205,6 +206,7 @@ class LanguageConfig:
         }
         shares = {
             "train.warmup": train.warmup,
+            "train.average": train.average,
             "teach.distil": teach.distil,
             "teach.mix": teach.mix,
             "teach.fade": teach.fade,

@@ -14,7 +14,6 @@ from hypermarl.errors import UserError
 from hypermarl.language.settings import RunConfig
 from hypermarl.updates import load_optimizer, optimizer_state
 
-
 WALKED = "walked."  # before the number of a parameter: where the walk is, which an average follows
 
 

@@ -85,11 +85,12 @@ def die() -> None:
 @pytest.mark.usefixtures("taught")
 @pytest.mark.parametrize("what", WHAT)
 @pytest.mark.parametrize("sharing", ["hyper_text", "hyper_mlp"])
-@pytest.mark.parametrize("end, kept", [(interrupt, 5), (die, 4)])
+@pytest.mark.parametrize("end, kept, average", [(interrupt, 5, 0.0), (die, 4, 0.0), (die, 4, 0.9)])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(
-    model: Path, tmp_path: Path, ends: Any, what: str, sharing: str, end: Any, kept: int
+    model: Path, tmp_path: Path, ends: Any, what: str, sharing: str, end: Any, kept: int, average: float
 ) -> None:
     more = ("train.updates=8", "train.checkpoint_every=2", f"train.folder={tmp_path}", f"sharing={sharing}")
+    more += (f"train.average={average}",)
     (whole,) = runs.train(config(model, WHAT[what], *more, "train.run=whole"))
     ends(4, end)
     if end is die:
@@ -106,6 +107,24 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     assert resumed.results == whole.results
     first, second = (json.loads((path / runs.RESULTS).read_text()) for path in (whole.folder, resumed.folder))
     assert {**first, "cpu_seconds": 0} == {**second, "cpu_seconds": 0}
+
+
+@pytest.mark.usefixtures("taught")
+def test_an_average_is_what_is_judged_and_saved(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def judged(learner: Teaching) -> dict[str, float]:
+        seen.append([p.detach().clone() for p in learner.descent.parameters])
+        return {}
+
+    monkeypatch.setattr(Teaching, "evaluate", judged)
+    more = ("train.updates=6", "train.average=0.9", f"train.folder={tmp_path}")
+    (result,) = runs.train(config(model, TASK, *more))
+    _, _, opened = open_learner(result.folder)
+    learned = opened.descent.parameters
+    assert learned and all(torch.equal(a, b) for a, b in zip(seen[0], learned, strict=True))
+    walked = saved(result.folder)["tensors"]
+    assert not all(torch.equal(a, walked[f"optimizer/walked.{i}"]) for i, a in enumerate(learned))
 
 
 def test_more_updates_are_trained_when_asked_for(model: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypermarl.conditioning import Described
 from hypermarl.errors import UserError
 from hypermarl.language import run as runs
 from hypermarl.language.agents import Descriptions
+from hypermarl.language.examination import unrelated
 from hypermarl.language.judge import open_learner
 from hypermarl.language.rewarding import Rewarding
 from hypermarl.language.settings import LanguageConfig
@@ -279,3 +280,23 @@ def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(
         apart[weight] = float((base.exp() * (base - mine)).sum(-1).mean())
     assert apart[20.0] < 0.6 * apart[0.0], apart
     assert 0 <= told["loss/unrelated"] < 1 and lost[20.0] > lost[0.0]
+
+
+def test_what_is_unrelated_is_asked_under_so_many_roles(
+    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = tuple(Example(f"moon {word}", "sun") for word in ("one", "two", "red"))
+    monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated_test=tests))
+    one = Teaching(config(model, TASK))
+    asked: list[list[str]] = []
+    who = one.who
+    monkeypatch.setattr(one, "who", lambda roles, words: asked.append([r.name for r in roles]) or who(roles, words))
+    for turns in (1, 3):
+        asked.clear()
+        unrelated(one, turns)
+        assert len(asked) == turns
+        assert all(len(set(names)) == turns for names in zip(*asked, strict=True)), "other roles in every turn"
+    right = {"exact/unrelated": [True, False, False, False, True, True], "exact/unrelated_base": [False, True, True]}
+    answers = iter([right["exact/unrelated"][:3], right["exact/unrelated"][3:], right["exact/unrelated_base"]])
+    monkeypatch.setattr("hypermarl.language.examination.right", lambda *_: torch.tensor(next(answers)))
+    assert unrelated(one, 2) == {"exact/unrelated": 3 / 6, "exact/unrelated_base": 2 / 3}

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python experiments/language/unrelated.py runs/language/roles-hyper_text-s0
 
-In the second frame the frozen model is right on 50 of the 80 questions (which were chosen so); in the first on few.
+Every question is asked under six roles. In the second frame the frozen model is right on 50 of the 80 questions (which were chosen so); in the first on few.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from hypermarl.language.examination import unrelated
 from hypermarl.language.judge import open_learner
 
+ROLES = 6
 OTHER = "Input: {prompt}\nAnswer:"
 
 
@@ -27,7 +28,7 @@ def main(paths: list[str]) -> None:
         own = learner.config.backbone.frame
         for frame in (own, OTHER):
             learner.config = replace(learner.config, backbone=replace(learner.config.backbone, frame=frame))
-            found = unrelated(learner)
+            found = unrelated(learner, ROLES)
             shown = frame.replace("\n", "\\n")
             print(
                 f"| {Path(path).name} | `{shown}` | {found['exact/unrelated']:.3f} | {found['exact/unrelated_base']:.3f} |"

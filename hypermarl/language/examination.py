@@ -100,21 +100,24 @@ def examine(learner: Teaching, items: int, *, seed: int = 0, only: Sequence[str]
 
 
 @torch.no_grad()
-def unrelated(learner: Teaching) -> dict[str, float]:
-    """Shares of unrelated test examples answered rightly, under trained roles in turn, and by the frozen model."""
+def unrelated(learner: Teaching, turns: int = 1) -> dict[str, float]:
+    """Shares of unrelated test examples answered rightly, each under `turns` of the trained roles, and by the frozen
+    model."""
     tests = learner.task.unrelated_test
     roles = learner.task.of("trained")
-    shares: dict[str, list[bool]] = {"exact/unrelated": [], "exact/unrelated_base": []}
+    under: list[bool] = []
+    base: list[bool] = []
     for start in range(0, len(tests), BATCH):
-        few = tests[start : start + BATCH]
-        asked = [roles[(start + i) % len(roles)] for i in range(len(few))]
-        wordings = [role.wordings[0] for role in asked]
-        for name in shares:
-            under = name == "exact/unrelated"
-            given = learner.lesson([[example] for example in few], wordings, apart=True, plain=not under)
-            weights = learner.actor.weights(learner.who(asked, wordings)) if under else None
-            shares[name] += right(learner.scores(given, weights), given).tolist()
-    return {name: sum(answers) / len(answers) for name, answers in shares.items()}
+        few = [[example] for example in tests[start : start + BATCH]]
+        for turn in range(turns):
+            first = start + turn * len(roles) // turns
+            asked = [roles[(first + i) % len(roles)] for i in range(len(few))]
+            wordings = [role.wordings[0] for role in asked]
+            given = learner.lesson(few, wordings, apart=True)
+            under += right(learner.scores(given, learner.actor.weights(learner.who(asked, wordings))), given).tolist()
+        given = learner.lesson(few, [""] * len(few), apart=True, plain=True)
+        base += right(learner.scores(given), given).tolist()
+    return {"exact/unrelated": sum(under) / len(under), "exact/unrelated_base": sum(base) / len(base)}
 
 
 def _asked(

@@ -3,7 +3,7 @@
     python experiments/language/table.py roles
     python experiments/language/table.py roles --keep "0123abc, fp32"
 
-Read are the run folders there are and `runs.json`, where `--keep` puts what they hold, with a word on how they were trained.
+Read are the run folders there are and `runs.json`, where `--keep` puts what they hold, and how they were trained.
 """
 
 from __future__ import annotations
@@ -52,14 +52,13 @@ def place(each: Found) -> tuple[Any, ...]:
     return (each["experiment"], systems.index(each["system"]), each["last"], each["update"], each["seed"])
 
 
-def everything(how: str = "") -> list[Found]:
-    """What is kept, and what run folders hold, which counts where the two differ."""
+def everything(experiment: str, how: str = "") -> list[Found]:
+    """What is kept, and what run folders of this experiment hold, which counts where the two differ."""
     found = {place(each): each for each in (json.loads(KEPT.read_text()) if KEPT.exists() else [])}
-    for experiment, systems in CELLS.items():
-        for system in systems:
-            for each in (each for seed in SEEDS for each in of_folder(experiment, system, seed)):
-                if found.get(place(each), {}).get("results") != each["results"]:
-                    found[place(each)] = {**each, "how": how}
+    for system in CELLS[experiment]:
+        for each in (each for seed in SEEDS for each in of_folder(experiment, system, seed)):
+            if found.get(place(each), {}).get("results") != each["results"]:
+                found[place(each)] = {**each, "how": how}
     return [found[each] for each in sorted(found)]
 
 
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("experiment", choices=CELLS)
     parser.add_argument("--keep", metavar="HOW", help="write what run folders hold into runs.json; commit, precision")
     asked = parser.parse_args()
-    found = everything(asked.keep or "")
+    found = everything(asked.experiment, asked.keep or "")
     if asked.keep:
         KEPT.write_text("[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n")
     groups: dict[tuple[str, bool, int], list[Found]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,6 +80,23 @@ def test_the_last_layer_never_sees_a_slice() -> None:
     one.model.lm_head.register_forward_pre_hook(lambda module, given: seen.append(given[0].is_contiguous()))
     one.model(torch.tensor([[3, 4, 5], [4, 5, 6]]), logits_to_keep=1)
     assert seen == [True]
+
+
+def test_counting_the_tokens_of_a_long_text_is_no_cause_for_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    logger = logging.getLogger("transformers")
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: told.append(record.getMessage()))
+    logger.addHandler(handler)
+    try:
+        one = tiny.backbone()
+        one.tokenizer.model_max_length = 3
+        assert len(one.encode("red cat one two sun", chat=False)) == 5
+        assert not told
+        one.tokenizer("red cat one two sun")
+        assert len(told) == 1 and "longer than" in told[0]
+    finally:
+        logger.removeHandler(handler)
 
 
 def lost_tensor(folder: Path) -> None:

@@ -321,7 +321,7 @@ def test_servers_of_adapters_are_told_the_rank_to_allow() -> None:
 
 def test_of_two_encoders_the_one_that_reads_less_says_how_long_a_chunk_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The random model reads 40 tokens, one for each word; the sentence encoder here 9, two for each word."""
-    sentence = SimpleNamespace(tokenizer=lambda text: {"input_ids": text.split() * 2}, window=9)
+    sentence = SimpleNamespace(tokenizer=lambda text, verbose: {"input_ids": text.split() * 2}, window=9)
     monkeypatch.setattr("hypermarl.language.compose.SentenceEncoder", lambda device: sentence)
     found = {}
     for encoder in ("sentence", "states", "both"):

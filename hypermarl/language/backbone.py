@@ -81,7 +81,8 @@ class Backbone:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         elif system is not None:
             text = f"{system}\n\n{text}"
-        tokens = list(self.tokenizer(text, add_special_tokens=not chat)["input_ids"])  # a template has its own
+        # a template has its own; who reads too much is told by what reads it
+        tokens = list(self.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
         if not tokens:
             raise UserError(f"The model {self.name} has no tokens for the prompt {text[:40]!r}.")
         return tokens

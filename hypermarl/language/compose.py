@@ -54,7 +54,7 @@ def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str],
     windows: list[int] = []
     if config.description.encoder != "states":
         encoder = SentenceEncoder(device=backbone.device)
-        counts.append(lambda text: len(encoder.tokenizer(text)["input_ids"]))
+        counts.append(lambda text: len(encoder.tokenizer(text, verbose=False)["input_ids"]))
         windows.append(encoder.window)
     if config.description.encoder != "sentence":
         counts.append(lambda text: len(backbone.encode(text, chat=False)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import small_language as tiny
 import torch
 from small import close
@@ -39,7 +40,7 @@ def test_rows_are_prompts_and_answers_and_their_ends() -> None:
 
 def test_scores_are_those_of_each_row_alone() -> None:
     one, backbone = given(), tiny.backbone()
-    scores = one.scores(backbone, lambda arguments: backbone.model(**arguments))
+    scores = one.scores(backbone)
     assert scores.shape == (13, tiny.V)
     lost = surprise(scores, one)
     for row in range(6):
@@ -50,6 +51,38 @@ def test_scores_are_those_of_each_row_alone() -> None:
         close(scores[mine], logits)
         close(lost[mine], -logits.log_softmax(-1)[range(count), ids[len(ids) - count :]])
     assert not backbone.model.get_output_embeddings()._forward_pre_hooks.keys() - _of_freezing()
+
+
+def test_packed_under_adapters_is_each_agent_alone_and_its_gradient() -> None:
+    backbone, target, one = tiny.backbone(), tiny.target(), given()
+    weights = {name: tensor.requires_grad_() for name, tensor in tiny.adapters(2).items()}
+    scores = one.scores(backbone, target, weights)
+    assert not torch.allclose(scores, one.scores(backbone), atol=1e-2)
+    surprise(scores, one).sum().backward()
+    packed = {name: tensor.grad for name, tensor in weights.items()}
+    for tensor in weights.values():
+        tensor.grad = None
+    lost = torch.zeros(())
+    for row in (0, 1, 3, 4, 5):
+        agent, count = row // 3, int(one.counts[row].sum())
+        ids = one.rows.ids[row][one.rows.mask[row].bool()]
+        alone = {name: tensor[agent : agent + 1] for name, tensor in weights.items()}
+        logits = target.apply(alone, {"input_ids": ids[None]}).logits[0, -count - 1 : -1]
+        close(scores[one.owners == row], logits, atol=1e-4)
+        lost = lost + torch.nn.functional.cross_entropy(logits, ids[len(ids) - count :], reduction="sum")
+    lost.backward()
+    for name, tensor in weights.items():
+        close(packed[name], tensor.grad, atol=1e-4)
+    assert not any(layer._forward_hooks for layer in backbone.model.modules())
+
+
+def test_all_agents_with_one_adapter_are_packed_too() -> None:
+    backbone, target, one = tiny.backbone(), tiny.target(), given()
+    alike = tiny.adapters(1)
+    both = {name: tensor.expand(2, -1, -1) for name, tensor in alike.items()}
+    close(one.scores(backbone, target, alike), one.scores(backbone, target, both))
+    with pytest.raises(ValueError, match="tokens of 2 agents for 3 adapters"):
+        one.scores(backbone, target, tiny.adapters(3))
 
 
 def _of_freezing() -> set[int]:
@@ -69,7 +102,7 @@ def test_right_is_what_greedy_writing_would_give() -> None:
     other = "moon" if not answer.startswith("moon") else "sun"
     examples = [[Example(prompt, answer), Example(prompt, f"{other} {answer}"), Example(prompt, f"{answer} {other}")]]
     one = lesson(backbone, FRAME, examples, [None], ends=[[False, False, False]])
-    scores = one.scores(backbone, lambda arguments: backbone.model(**arguments))
+    scores = one.scores(backbone)
     assert right(scores, one).tolist()[:2] == [True, False]
 
 

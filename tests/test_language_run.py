@@ -282,6 +282,29 @@ def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(
     assert 0 <= told["loss/unrelated"] < 1 and lost[20.0] > lost[0.0]
 
 
+@pytest.mark.parametrize("prompted", [False, True])
+def test_what_the_frozen_model_expects_is_remembered_and_the_same(
+    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch, prompted: bool
+) -> None:
+    aside = (Example("moon two", "sun one"), Example("one two moon", "dog"), Example("sun", "moon moon"))
+    monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated=aside))
+    sharing = ["sharing=shared_id"] if prompted else []
+    kept = Teaching(config(model, TASK, "teach.unrelated=2", "teach.unrelated_every=1", *sharing))
+    fresh = Teaching(config(model, TASK, "teach.unrelated=2", "teach.unrelated_every=1", *sharing))
+    frozen: list[int] = []
+    scores = kept.scores
+    monkeypatch.setattr(
+        kept, "scores", lambda rows, w=None: (w is None and frozen.append(len(rows.counts))) or scores(rows, w)
+    )
+    for _ in range(6):
+        found = kept.iterate()
+        with monkeypatch.context() as patch:
+            patch.setattr("hypermarl.language.teaching.KEPT", 0)
+            expected = fresh.iterate()
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert len(frozen) == 6 if prompted else frozen == [1] * len(aside), "with a role in its prompt it expects else"
+
+
 def test_what_is_unrelated_is_asked_under_so_many_roles(
     model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,9 @@ Letters: `N` roles, `R` rows of each, `L` tokens, `A` tokens of the longest answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +17,43 @@ from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
 from hypermarl.language.rows import Rows
 from hypermarl.language.task import Example
+from hypermarl.spec import Weights
+from hypermarl.targets import LoRATarget
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows that end in their answers: `wanted [N*R, A]` the tokens to write, right-aligned; `counts` where 1.
+    """Rows of `agents` that end in their answers: `wanted [N*R, A]` the tokens to write, right-aligned, where `counts`
+    is 1.
 
     There are `P` tokens to write in all; only for them a model is asked for scores, `[P, V]`, row by row.
     """
 
+    agents: int
     rows: Rows
     wanted: Tensor
     counts: Tensor
 
-    def scores(self, backbone: Backbone, network: Callable[..., Any]) -> Tensor:
-        """`[P, V]`: what `network`, which the backbone's model is behind, expects at every token of the answers.
+    def scores(self, backbone: Backbone, target: LoRATarget | None = None, weights: Weights | None = None) -> Tensor:
+        """`[P, V]`: what the model expects at every token of the answers, under these adapters or by itself.
 
-        The last layer, as wide as the vocabulary, is spared all other positions.
+        The last layer, as wide as the vocabulary, is spared all other positions, and the model all padding.
         """
-        spots = torch.nn.functional.pad(self.counts.bool(), (0, 1))  # a token is expected by the one before it
+        packed = self.rows.packed(self.agents)
+        longest = self.counts.shape[1]
+        spots = packed.where[:, -longest - 1 : -1][self.counts.bool()]  # a token is expected by the one before it
 
         def pick(module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
-            return arguments[0][spots]
+            return arguments[0].flatten(0, 1)[spots]
 
-        last = backbone.model.get_output_embeddings()
-        kept = {"use_cache": False, "logits_to_keep": spots.shape[1]}
-        hook = last.register_forward_pre_hook(pick)
+        hook = backbone.model.get_output_embeddings().register_forward_pre_hook(pick)
         try:
-            scores: Tensor = network({**self.rows.arguments(), **kept}).logits
+            with (
+                nullcontext()
+                if target is None or weights is None
+                else target.attached(target.adapters(weights), packed.spread)
+            ):
+                scores: Tensor = backbone.model(**packed.arguments()).logits
         finally:
             hook.remove()
         return scores.float()
@@ -94,7 +103,7 @@ def lesson(
     for i, told in enumerate(answers):
         for j, answer in enumerate(told):
             counts[i * most + j, longest - len(answer) :] = 1.0
-    return Lesson(rows, rows.ids[:, -longest:], counts)
+    return Lesson(len(examples), rows, rows.ids[:, -longest:], counts)
 
 
 def answer_tokens(backbone: Backbone, frame: str, answer: str) -> list[int]:

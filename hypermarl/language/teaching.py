@@ -21,6 +21,7 @@ from hypermarl.language.task import Example, Role, Task
 from hypermarl.language.tasks import make_task
 from hypermarl.spec import Weights
 
+KEPT = 1024  # unrelated examples of which is remembered what the frozen model expects, 0.2 MB a token of SmolLM2
 DRAWS = 4  # of an example whose answer is to differ
 
 
@@ -40,6 +41,7 @@ class Teaching:
         self.numbers = {role.name: i for i, role in enumerate(self.learned)}
         texts = [role.wordings[0] for role in self.learned]
         self._ready = False
+        self._unmoved: dict[Example, Tensor] = {}  # [tokens, V]
         if fresh:
             self._read()
         wordings = [role.wordings for role in self.learned] if fresh else ()
@@ -83,9 +85,8 @@ class Teaching:
             found["loss/distil"] = _mean(divergence(scores, taught), 1.0 - aside)
             loss = (1.0 - config.teach.distil) * loss + config.teach.distil * found["loss/distil"]
         if apart:
-            left = aside.bool()  # the frozen model is asked for those rows alone
-            expected = self.scores(self.lesson([few[-1:] for few in examples], told, apart))
-            found["loss/unrelated"] = divergence(scores[left], expected).mean()
+            expected = self._expected([few[-1] for few in examples], told)
+            found["loss/unrelated"] = divergence(scores[aside.bool()], expected).mean()
             loss = loss + config.teach.unrelated * found["loss/unrelated"]
         loss.backward()
         with torch.no_grad():
@@ -168,9 +169,9 @@ class Teaching:
     def scores(self, given: Lesson, weights: Weights | None = None) -> Tensor:
         """`[P, V]` under these adapters; without them, of the frozen model and without gradient."""
         if weights is not None:
-            return given.scores(self.backbone, lambda arguments: self.actor(arguments, weights))
+            return given.scores(self.backbone, self.target, weights)
         with torch.no_grad():
-            return given.scores(self.backbone, lambda arguments: self.target.network(**arguments))
+            return given.scores(self.backbone)
 
     def _read(self) -> None:
         """What is trained on, where texts are read sentence by sentence."""
@@ -213,6 +214,15 @@ class Teaching:
         mixed = who + teach.mix * mix * (others - who)
         faded = mixed + teach.fade * fade * (conditioner.mean - mixed)
         return faded + teach.noise * conditioner.scale * noise
+
+    def _expected(self, examples: Sequence[Example], told: Sequence[str]) -> Tensor:
+        """What the frozen model expects of unrelated examples, one of each role, `[P, V]`."""
+        if self.config.sharing.id_in_observation or len(self.task.unrelated) > KEPT:
+            return self.scores(self.lesson([[example] for example in examples], told, True))
+        for example in examples:
+            if example not in self._unmoved:  # each by itself: in a batch its last bits would depend on the others
+                self._unmoved[example] = self.scores(self.lesson([[example]], [""], True))
+        return torch.cat([self._unmoved[example] for example in examples])
 
     def _taught(self, examples: Sequence[Sequence[Example]], wordings: Sequence[str], apart: bool) -> Tensor:
         """What the frozen model expects with the description in its prompt (context distillation), `[P, V]`."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,30 @@ class Site:
         return f"{self.path}.B"
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Which tokens are whose where those of several adapters stand in one row.
+
+    `tokens [M, K]` says where each adapter's are among all, and `places [all]` where each of all is among `M*K`; what
+    fills up, in both, is 0, and nothing is to be read where it stands.
+    """
+
+    tokens: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, where: Tensor, counts: Tensor, total: int) -> Spread:
+        """`where [M, L]` each adapter's tokens are among `total`, as far as it `counts [M, L]` (bool)."""
+        number = counts.cumsum(-1) - 1
+        adapter = torch.arange(len(where), device=where.device).unsqueeze(-1).expand_as(where)
+        most = int(number.max()) + 1
+        tokens = where.new_zeros(len(where), most)
+        tokens[adapter[counts], number[counts]] = where[counts]
+        places = where.new_zeros(total)
+        places[where[counts]] = (adapter * most + number)[counts]
+        return cls(tokens, places)
+
+
 class Adapter:
     """A forward hook of a linear layer: adds the low-rank part of every agent to its own rows."""
 
@@ -71,6 +96,18 @@ class Adapter:
         if torch.is_grad_enabled():
             return torch.baddbmm(y, thin, right, alpha=self.scale).reshape(output.shape)
         return y.baddbmm_(thin, right, alpha=self.scale).reshape(output.shape)  # nobody else holds the layer's output
+
+    def spread(self, spread: Spread, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """As the hook itself, each adapter's tokens being where `spread` says."""
+        if self.count == 1:
+            return self(layer, arguments, output)
+        if self.count != len(spread.tokens):
+            raise ValueError(f"tokens of {len(spread.tokens)} agents for {self.count} adapters")
+        (x,) = arguments
+        left, right = self.cast_to(x.dtype)
+        mine = x.flatten(0, -2).index_select(0, spread.tokens.flatten()).view(*spread.tokens.shape, -1)  # [M, K, in]
+        added = torch.bmm(torch.bmm(mine, left), right).flatten(0, 1).index_select(0, spread.places)
+        return torch.add(output, added.view(output.shape), alpha=self.scale)
 
     def cast_to(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Both factors in the network's precision, converted once per block."""
@@ -152,12 +189,13 @@ class LoRATarget:
         return {site.path: Adapter(weights[site.left], weights[site.right], self.scale) for site in self.sites}
 
     @contextmanager
-    def attached(self, adapters: Adapters) -> Iterator[nn.Module]:
+    def attached(self, adapters: Adapters, spread: Spread | None = None) -> Iterator[nn.Module]:
         """The network with these adapters in every forward inside; leaving restores it, whatever happened inside.
 
-        The first axis of what its layers see must be `M*R`, the rows of an agent beside each other; with one adapter
-        all rows are its. One set of adapters at a time: a second block inside the first is refused. If the network
-        checkpoints its activations, the backward pass belongs inside as well.
+        The first axis of what its layers see must be `M*R`, the rows of an agent beside each other, unless `spread`
+        says where an agent's tokens are; with one adapter all are its. One set of adapters at a time: a second block
+        inside the first is refused. If the network checkpoints its activations, the backward pass belongs inside as
+        well.
         """
         layers = {site.path: self.network.get_submodule(site.path) for site in self.sites}
         carrying = (path for path, layer in layers.items() if any(map(_is_adapter, layer._forward_hooks.values())))
@@ -165,7 +203,8 @@ class LoRATarget:
             raise RuntimeError(f"{path} carries adapters already; leave that block before attaching others")
         with ExitStack() as stack:
             for path, layer in layers.items():
-                stack.callback(layer.register_forward_hook(adapters[path]).remove)
+                hook = adapters[path] if spread is None else _Spreading(adapters[path], spread)
+                stack.callback(layer.register_forward_hook(hook).remove)
             yield self.network
 
     def deltas(self, weights: Weights, agent: int = 0) -> dict[str, Tensor]:
@@ -177,8 +216,15 @@ class LoRATarget:
         }
 
 
+class _Spreading(partial[Tensor]):
+    """The hook of an adapter whose tokens are spread."""
+
+    def __new__(cls, adapter: Adapter, spread: Spread) -> _Spreading:
+        return super().__new__(cls, adapter.spread, spread)
+
+
 def _is_adapter(hook: object) -> bool:
-    return isinstance(hook, Adapter)
+    return isinstance(hook, (Adapter, _Spreading))
 
 
 def _one(tensor: Tensor, agent: int) -> Tensor:

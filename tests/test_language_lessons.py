@@ -73,7 +73,7 @@ def test_packed_under_adapters_is_each_agent_alone_and_its_gradient() -> None:
     lost.backward()
     for name, tensor in weights.items():
         close(packed[name], tensor.grad, atol=1e-4)
-    assert not any(layer._forward_hooks for layer in backbone.model.modules())
+    assert not any(backbone.model.get_submodule(site.path)._forward_hooks for site in target.sites)
 
 
 def test_all_agents_with_one_adapter_are_packed_too() -> None:

@@ -187,21 +187,22 @@ def test_every_way_of_sharing_gets_its_gradient(sharing: str, folder: Path) -> N
 
 
 def test_an_update_reads_every_question_once_and_not_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty copies of three agents ask two prompts: six rows in all, one pass for the rollout and the update."""
+    """Sixty copies of three agents ask two prompts: six rows in all, of three tokens each, one pass for the rollout and
+    the update."""
     one = small_words.learner(folder, env={"steps": 1}, reward={"group": 30})
     one.envs = [one.make_env() for _ in range(60)]
     read: list[int] = []
     network = one.target.network.forward
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        read.append(len(kwargs["input_ids"]))
+        read.append(kwargs["input_ids"].numel())
         return network(*args, **kwargs)
 
     monkeypatch.setattr(one.target.network, "forward", counted)
     one.iterate()
     assert one._last is not None
     prompts = len({turn.prompt for turn in one._last.turns})
-    assert len(one._last.turns) == 180 and read == [3 * prompts, prompts]  # the second: the frozen model's view
+    assert len(one._last.turns) == 180 and read == [3 * prompts * 3, *prompts * [3]]  # the others: the frozen model's
     one.judge.most = 0
     read.clear()
     one.config.reward.__dict__["epochs"] = 2  # what is said is read without gradient then, and once per epoch

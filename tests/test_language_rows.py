@@ -26,26 +26,6 @@ def test_rows_of_an_agent_stand_together_padded_on_the_left() -> None:
     assert positions(rows.mask).tolist() == [[0, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
-def test_packed_rows_hold_every_token_once_and_little_else() -> None:
-    prompts = [[list(range(2, 2 + n)) for n in lengths] for lengths in ((70, 3), (9, 81, 40), (1, 64))]
-    rows = Rows.of(prompts, padding=1)
-    packed = rows.packed(3)
-    mask = rows.mask.bool()
-    where = packed.where[mask]
-    assert len(set(where.tolist())) == len(where)
-    assert torch.equal(packed.ids.flatten()[where], rows.ids[mask])
-    assert torch.equal(packed.positions.flatten()[where], positions(rows.mask)[mask])
-    assert packed.ids.shape == (3, 104), "270 tokens in as many sequences as 128 each would ask for"
-    for row, real in zip(packed.where, mask, strict=True):
-        assert (row[real].diff() == 1).all(), "a row stands in one piece"
-    owners = torch.repeat_interleave(torch.arange(3), 3).unsqueeze(-1).expand_as(rows.ids)[mask]
-    for agent in range(3):
-        mine = packed.spread.tokens[agent, : int((owners == agent).sum())]
-        assert sorted(mine.tolist()) == sorted(where[owners == agent].tolist())
-    back = packed.spread.tokens.flatten()[packed.spread.places]
-    assert torch.equal(back[where], where)
-
-
 def test_tokens_are_drawn_as_often_as_their_share_says() -> None:
     for found, wanted in zip(shares(Sampling(temperature=1.0)), (0.5, 0.3, 0.15, 0.05), strict=True):
         assert abs(found - wanted) < 5 * math.sqrt(wanted / 4000)

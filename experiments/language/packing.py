@@ -1,8 +1,9 @@
-"""What an update spares by packing its rows without padding: forward and backward, packed and padded, in turns.
+"""What a pass with its gradient spares by packing: no padding, and what rows of one adapter begin with alike only once.
 
     OMP_NUM_THREADS=1 python experiments/language/packing.py
 
-Sixteen roles of a task with the rows of its preset, adapters of the real small model. CPU time; medians.
+The batches of updates under the presets, padded and packed in turns, with adapters of the real small model. CPU time;
+medians.
 """
 
 from __future__ import annotations
@@ -10,89 +11,126 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hypermarl.language.agents import open_backbone
-from hypermarl.language.backbone import cheap_to_learn
-from hypermarl.language.lessons import Lesson, lesson, surprise
+from hypermarl.envs.words import make_text
+from hypermarl.language.agents import framed, open_backbone
+from hypermarl.language.backbone import Backbone, cheap_to_learn
+from hypermarl.language.lessons import lesson
+from hypermarl.language.packing import pack
+from hypermarl.language.rows import Rows
 from hypermarl.language.settings import BackboneConfig
-from hypermarl.language.task import Example, Task
+from hypermarl.language.task import Task
 from hypermarl.language.tasks import make_task
 from hypermarl.memory import keep_freed_memory
+from hypermarl.spec import Weights
+from hypermarl.targets import LoRATarget
 
-ROLES = 16
-REPEATS = 15
+REPEATS = 7
+CONFIG = BackboneConfig()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`spots [rows, L]`, where scores are asked for."""
+
+    rows: Rows
+    adapters: int
+    spots: Tensor
 
 
 def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
-    config = BackboneConfig()
-    backbone, target = open_backbone(config)
+    backbone, target = open_backbone(CONFIG)
     cheap_to_learn(backbone)
+    print(f"{backbone.model.dtype}\n\n| a batch of | padded tokens | packed | padded ms | packed ms | ratio |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, batches in kinds(backbone).items():
+        times: dict[Callable[[Backbone, LoRATarget, Weights, Batch], Tensor], list[float]] = {padded: [], packed: []}
+        sizes = []
+        for repeat in range(REPEATS + 1):  # the first is not counted
+            batch = next(batches)
+            sizes.append((batch.rows.ids.numel(), pack(batch.rows, batch.adapters).ids.numel()))
+            for system in (padded, packed)[:: 1 if repeat % 2 else -1]:
+                weights = drawn(target, batch.adapters)
+                start = time.process_time()
+                system(backbone, target, weights, batch).log_softmax(-1)[:, 0].mean().backward()
+                times[system].append(1e3 * (time.process_time() - start))
+        slow, fast = (statistics.median(each[1:]) for each in times.values())
+        wide, tight = (statistics.mean(each) for each in zip(*sizes, strict=True))
+        print(f"| {name} | {wide:.0f} | {tight:.0f} | {slow:.0f} | {fast:.0f} | {slow / fast:.2f} |", flush=True)
+
+
+def padded(backbone: Backbone, target: LoRATarget, weights: Weights, batch: Batch) -> Tensor:
+    """As language models are usually called."""
+    hook = backbone.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: given[0][batch.spots])
+    try:
+        scores: Tensor = target.apply(weights, {**batch.rows.arguments(), "use_cache": False}).logits
+    finally:
+        hook.remove()
+    return scores
+
+
+def packed(backbone: Backbone, target: LoRATarget, weights: Weights, batch: Batch) -> Tensor:
+    one = pack(batch.rows, batch.adapters, backbone.attention)
+    with target.attached(target.adapters(weights), one.spread):
+        return one.scores(backbone, one.where[batch.spots])
+
+
+def drawn(target: LoRATarget, adapters: int) -> Weights:
     rng = torch.Generator().manual_seed(0)
-    weights = {
-        weight.name: (0.01 * torch.randn(ROLES, *weight.shape, generator=rng)).requires_grad_()
+    return {
+        weight.name: (0.01 * torch.randn(adapters, *weight.shape, generator=rng)).requires_grad_()
         for weight in target.spec.weights
     }
 
-    def padded(given: Lesson) -> Tensor:
-        spots = torch.nn.functional.pad(given.counts.bool(), (0, 1))
-        kept = {"use_cache": False, "logits_to_keep": spots.shape[1]}
-        hook = backbone.model.get_output_embeddings().register_forward_pre_hook(lambda _, x: x[0][spots])
-        try:
-            scores: Tensor = target.apply(weights, {**given.rows.arguments(), **kept}).logits.float()
-        finally:
-            hook.remove()
-        return scores
 
-    def packed(given: Lesson) -> Tensor:
-        return given.scores(backbone, target, weights)
-
-    print(f"{backbone.model.dtype}\n| rows of an update | padded tokens | packed | padded ms | packed ms | ratio |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, drawn in kinds().items():
-        times: dict[str, list[float]] = {"padded": [], "packed": []}
-        sizes = []
-        for repeat in range(REPEATS + 1):  # the first is not counted
-            examples, roles = drawn(random.Random(repeat))
-            given = lesson(backbone, config.frame, examples, roles)
-            sizes.append((given.rows.ids.numel(), given.rows.packed(ROLES).ids.numel()))
-            turns = {"padded": padded, "packed": packed}
-            for system in sorted(turns, reverse=bool(repeat % 2)):
-                start = time.process_time()
-                surprise(turns[system](given), given).mean().backward()
-                times[system].append(1e3 * (time.process_time() - start))
-        one, other = (statistics.median(each[1:]) for each in times.values())
-        wide, tight = (statistics.mean(each) for each in zip(*sizes, strict=True))
-        print(f"| {name} | {wide:.0f} | {tight:.0f} | {one:.0f} | {other:.0f} | {one / other:.2f} |", flush=True)
-
-
-Drawn = Callable[[random.Random], tuple[list[list[Example]], list[str | None]]]
-
-
-def kinds() -> dict[str, Drawn]:
-    roles, conditional = make_task("roles", {}), make_task("conditional", {})
+def kinds(backbone: Backbone) -> dict[str, Iterator[Batch]]:
+    roles, policies = make_task("roles", {}), make_task("conditional", {})
     return {
-        "Roles-64, one row and an unrelated one": lambda rng: drawn(roles, rng, 1, True, False),
-        "Roles-64, the role in the prompt": lambda rng: drawn(roles, rng, 1, True, True),
-        "conditional policies, two rows": lambda rng: drawn(conditional, rng, 2, False, False),
-        "conditional policies, the policy in the prompt": lambda rng: drawn(conditional, rng, 2, False, True),
+        "Roles-64": taught(backbone, roles, rows=1, apart=True),
+        "Roles-64, role in the prompt, one adapter": taught(backbone, roles, rows=1, apart=True, prompted=True),
+        "conditional policies": taught(backbone, policies, rows=2),
+        "conditional policies, in the prompt, one adapter": taught(backbone, policies, rows=2, prompted=True),
+        "Specialisation of 8": asked(backbone, 8),
+        "Specialisation of 8, role in the prompt, one adapter": asked(backbone, 8, prompted=True),
     }
 
 
-def drawn(
-    task: Task, rng: random.Random, rows: int, apart: bool, prompted: bool
-) -> tuple[list[list[Example]], list[str | None]]:
-    picked = rng.sample(task.of("trained"), ROLES)
-    examples = [[task.draw(role, rng, False) for _ in range(rows)] for role in picked]
-    if apart:
-        for few in examples:
-            few.append(rng.choice(task.unrelated))
-    return examples, [rng.choice(role.wordings) if prompted else None for role in picked]
+def taught(backbone: Backbone, task: Task, rows: int, apart: bool = False, prompted: bool = False) -> Iterator[Batch]:
+    """Sixteen roles of a task, each with an unrelated example where `apart`."""
+    rng = random.Random(0)
+    while True:
+        picked = rng.sample(task.of("trained"), 16)
+        examples = [[task.draw(role, rng, False) for _ in range(rows)] for role in picked]
+        if apart:
+            for few in examples:
+                few.append(rng.choice(task.unrelated))
+        told = [rng.choice(role.wordings) if prompted else None for role in picked]
+        given = lesson(backbone, CONFIG.frame, examples, told)
+        spots = torch.zeros_like(given.rows.mask, dtype=torch.bool)
+        spots[:, -given.counts.shape[1] - 1 : -1] = given.counts.bool()
+        yield Batch(given.rows, 1 if prompted else len(picked), spots)
+
+
+def asked(backbone: Backbone, agents: int, prompted: bool = False) -> Iterator[Batch]:
+    """The first step of sixteen beginnings of a game."""
+    env = make_text("words", "specialisation", options={"n_agents": agents})
+    for seed in range(10**6):
+        texts: list[Sequence[Sequence[int]]] = []
+        seen = [env.reset(seed=16 * seed + beginning)[0] for beginning in range(16)]
+        for agent in env.possible_agents:
+            role = env.roles[agent] if prompted else None
+            texts.append([framed(backbone, CONFIG.frame, each[agent], role) for each in seen])
+        rows = Rows.of(texts, backbone.padding)
+        spots = torch.zeros_like(rows.mask, dtype=torch.bool)
+        spots[:, -1] = True
+        yield Batch(rows, 1 if prompted else agents, spots)
 
 
 if __name__ == "__main__":

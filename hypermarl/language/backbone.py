@@ -54,6 +54,11 @@ class Backbone:
         """The longest sequence it was made for, in tokens."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
 
+    @property
+    def attention(self) -> int | None:
+        """How many tokens back all of its layers look; None if they look back to the first."""
+        return getattr(self.model.config.get_text_config(), "sliding_window", None)
+
     @cached_property
     def stops(self) -> frozenset[int]:
         """Tokens that end a text."""

@@ -20,10 +20,11 @@ from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
 from hypermarl.language.lessons import first_tokens
+from hypermarl.language.packing import pack
 from hypermarl.language.rows import Rows, Sampling, choose, continuation
 from hypermarl.language.settings import LanguageConfig
 from hypermarl.spec import Weights
-from hypermarl.targets.lora import Adapters, LoRATarget
+from hypermarl.targets.lora import Adapters, LoRATarget, Spread
 
 PIECE = 4096  # tokens of a pass: what an update keeps for its gradient at a time
 LONGEST = 10_000  # steps of an episode that is taken for one without end
@@ -91,15 +92,16 @@ class Speech:
         found: list[Tensor] = []
         for piece in pieces(questions, lambda question: len(question.tokens)):
             rows, order, places = self._rows(piece, [question.tokens for question in piece])
-            tracked = torch.is_grad_enabled() and (self.room is None or rows.ids.numel() <= self.room)
+            packed = pack(rows, len(order), self.backbone.attention)
+            tracked = torch.is_grad_enabled() and (self.room is None or packed.ids.numel() <= self.room)
             if self.room is not None:
-                self.room -= rows.ids.numel() if tracked else 0
-            with torch.set_grad_enabled(tracked), self._attached(order) as model:
-                logits = model(**rows.arguments(), use_cache=False, logits_to_keep=1).logits[:, -1]
+                self.room -= packed.ids.numel() if tracked else 0
+            with torch.set_grad_enabled(tracked), self._attached(order, packed.spread):
+                logits = packed.scores(self.backbone, packed.where[places, -1])
                 longest = max(len(question.words) for question in piece)
                 words = torch.tensor([(*q.words, *(longest - len(q.words)) * (-1,)) for q in piece])
-                words, where = words.to(logits.device), torch.tensor(places, device=logits.device)
-                scores = logits[where.unsqueeze(-1), words.clamp(min=0)].float() / self.temperature
+                words = words.to(logits.device)
+                scores = logits.gather(-1, words.clamp(min=0)).float() / self.temperature
                 scores = scores.masked_fill(words < 0, -torch.inf).log_softmax(-1)
             found += [row[: len(question.words)] for row, question in zip(scores, piece, strict=True)]
         return found
@@ -129,8 +131,10 @@ class Speech:
         rows, order, places = self._rows([each.question for each in answers], texts)
         self._check_window(rows.ids.shape[1])
         longest = max(len(each.tokens) for each in answers) + 1
-        with self._attached(order) as model:
-            logits = model(**rows.arguments(), use_cache=False, logits_to_keep=longest).logits[places]
+        packed = pack(rows, len(order), self.backbone.attention)
+        spots = packed.where[places, -longest:]
+        with self._attached(order, packed.spread):
+            logits = packed.scores(self.backbone, spots.flatten()).view(*spots.shape, -1)
         scores = (logits.float() / self.temperature).log_softmax(-1)  # [n, T, V]
         stops = scores[..., sorted(self.backbone.stops)].logsumexp(-1)
         wanted = torch.zeros(scores.shape[:2], dtype=torch.long, device=scores.device)
@@ -163,7 +167,7 @@ class Speech:
         self._check_window(rows.ids.shape[1])
         return rows, order, places
 
-    def _attached(self, order: tuple[int, ...]) -> Any:
+    def _attached(self, order: tuple[int, ...], spread: Spread | None = None) -> Any:
         if self.weights is None:
             return nullcontext(self.target.network)
         if order not in self._made:
@@ -175,7 +179,7 @@ class Speech:
                     for name, tensor in self.weights.items()
                 }
                 self._made[order] = self.target.adapters(picked)
-        return self.target.attached(self._made[order])
+        return self.target.attached(self._made[order], spread)
 
     def _check_window(self, tokens: int) -> None:
         if tokens > self.backbone.window:

@@ -99,8 +99,8 @@ class Judge:
             if len(self._known) + len(fresh) > KNOWN:
                 self._known.clear()
                 fresh = list(dict.fromkeys(plain))[: self.most]
-            with torch.no_grad():
-                self._known.update(zip(fresh, self.base.choices(fresh), strict=True))
+            with torch.no_grad():  # each by itself: in a batch its last bits would depend on what else is new
+                self._known.update((question, self.base.choices([question])[0]) for question in fresh)
         device = self.base.backbone.device
         rows = [self._known.get(question, torch.zeros(len(question.words), device=device)) for question in plain]
         return stacked(rows), torch.tensor([question in self._known for question in plain], device=device)

@@ -6,15 +6,15 @@ Letters: `N` roles, `R` rows of each, `L` tokens, `A` tokens of the longest answ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
+from hypermarl.language.packing import pack
 from hypermarl.language.rows import Rows
 from hypermarl.language.task import Example
 from hypermarl.spec import Weights
@@ -37,26 +37,16 @@ class Lesson:
     def scores(self, backbone: Backbone, target: LoRATarget | None = None, weights: Weights | None = None) -> Tensor:
         """`[P, V]`: what the model expects at every token of the answers, under these adapters or by itself.
 
-        The last layer, as wide as the vocabulary, is spared all other positions, and the model all padding.
+        The model is spared all padding, and what rows of one adapter begin with alike is read once.
         """
-        packed = self.rows.packed(self.agents)
+        alike = weights is None or all(len(tensor) == 1 for tensor in weights.values())
+        packed = pack(self.rows, 1 if alike else self.agents, backbone.attention)
         longest = self.counts.shape[1]
         spots = packed.where[:, -longest - 1 : -1][self.counts.bool()]  # a token is expected by the one before it
-
-        def pick(module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
-            return arguments[0].flatten(0, 1)[spots]
-
-        hook = backbone.model.get_output_embeddings().register_forward_pre_hook(pick)
-        try:
-            with (
-                nullcontext()
-                if target is None or weights is None
-                else target.attached(target.adapters(weights), packed.spread)
-            ):
-                scores: Tensor = backbone.model(**packed.arguments()).logits
-        finally:
-            hook.remove()
-        return scores.float()
+        if target is None or weights is None:
+            return packed.scores(backbone, spots).float()
+        with target.attached(target.adapters(weights), packed.spread):
+            return packed.scores(backbone, spots).float()
 
     @property
     def owners(self) -> Tensor:

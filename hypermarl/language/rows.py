@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from hypermarl.errors import UserError
-from hypermarl.targets.lora import Spread
-
-PACKED = 128  # tokens of several rows that stand in one sequence: more pay more for attention than they save
 
 Network = Callable[..., Any]  # a causal language model: tokens in, `.logits` and `.past_key_values` out
 
@@ -49,45 +46,15 @@ class Rows:
         """What a language model is called with."""
         return {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": positions(self.mask)}
 
-    def packed(self, agents: int) -> Packed:
-        """The same tokens without padding; the rows are those of so many agents, `N*R`."""
+    @property
+    def padding(self) -> int:
+        """A token to fill up with; it is masked wherever it stands."""
+        return int(self.ids[0, 0])
+
+    def texts(self) -> list[list[int]]:
+        """The tokens of every row."""
         lengths = self.mask.sum(-1).tolist()
-        count = -(-sum(lengths) // max(PACKED, *lengths))
-        full, sequence, start = [0] * count, [0] * len(lengths), [0] * len(lengths)
-        for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):  # into the emptiest, the longest first
-            sequence[row] = full.index(min(full))
-            start[row] = full[sequence[row]]
-            full[sequence[row]] += lengths[row]
-        width, mask, device = max(full), self.mask.bool(), self.ids.device
-        first = torch.tensor([one * width + at for one, at in zip(sequence, start, strict=True)], device=device)
-        where = first.unsqueeze(-1) + positions(self.mask)  # [N*R, L]
-        ids = torch.full((count * width,), int(self.ids[~mask][0]) if not mask.all() else 0, device=device)
-        ids[where[mask]] = self.ids[mask]
-        numbers = torch.zeros_like(ids)
-        numbers[where[mask]] = positions(self.mask)[mask]
-        return Packed(
-            ids.view(count, width),
-            numbers.view(count, width),
-            where,
-            Spread.of(where.view(agents, -1), mask.view(agents, -1), count * width),
-        )
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows one behind another in a few sequences, which positions that begin anew tell apart.
-
-    `where [N*R, L]` is the place of each token of the padded rows in the flattened `ids`.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    where: Tensor
-    spread: Spread
-
-    def arguments(self) -> dict[str, Any]:
-        """What a language model is called with, nothing of it being kept for later tokens."""
-        return {"input_ids": self.ids, "position_ids": self.positions, "attention_mask": None, "use_cache": False}
+        return [row[len(row) - length :] for row, length in zip(self.ids.tolist(), lengths, strict=True)]
 
 
 @dataclass(frozen=True)

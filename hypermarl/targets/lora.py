@@ -58,15 +58,18 @@ class Spread:
     places: Tensor
 
     @classmethod
-    def of(cls, where: Tensor, counts: Tensor, total: int) -> Spread:
-        """`where [M, L]` each adapter's tokens are among `total`, as far as it `counts [M, L]` (bool)."""
-        number = counts.cumsum(-1) - 1
-        adapter = torch.arange(len(where), device=where.device).unsqueeze(-1).expand_as(where)
-        most = int(number.max()) + 1
-        tokens = where.new_zeros(len(where), most)
-        tokens[adapter[counts], number[counts]] = where[counts]
-        places = where.new_zeros(total)
-        places[where[counts]] = (adapter * most + number)[counts]
+    def of(cls, owners: Tensor, adapters: int) -> Spread:
+        """Of so many adapters; `owners [all]` says whose each token is, -1 for what is nobody's."""
+        order = owners.argsort(stable=True)[(owners < 0).sum() :]
+        counts = torch.bincount(owners[order], minlength=adapters)
+        starts = counts.cumsum(0) - counts
+        mine = owners[order]
+        number = torch.arange(len(order), device=owners.device) - starts[mine]
+        most = int(counts.max())
+        tokens = owners.new_zeros(adapters, most)
+        tokens[mine, number] = order
+        places = torch.zeros_like(owners)
+        places[order] = mine * most + number
         return cls(tokens, places)
 
 

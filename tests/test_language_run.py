@@ -305,6 +305,21 @@ def test_what_the_frozen_model_expects_is_remembered_and_the_same(
     assert len(frozen) == 6 if prompted else frozen == [1] * len(aside), "with a role in its prompt it expects else"
 
 
+def test_where_a_run_was_stopped_does_not_show_in_what_is_remembered(
+    model: Path, taught: None, tmp_path: Path, ends: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = tuple(Example(" ".join(["moon", "sun", "two", "one"][:n] * m), "dog") for n in (1, 2, 3, 4) for m in (1, 2))
+    monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated=aside))
+    more = ("train.updates=6", "train.checkpoint_every=2", f"train.folder={tmp_path}")
+    more += ("teach.unrelated=3", "teach.unrelated_every=1")
+    (whole,) = runs.train(config(model, TASK, *more, "train.run=whole"))
+    ends(4, die)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(config(model, TASK, *more, "train.run=parted"))
+    (resumed,) = runs.resume(tmp_path / "parted")
+    assert same(saved(resumed.folder), saved(whole.folder))
+
+
 def test_what_is_unrelated_is_asked_under_so_many_roles(
     model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

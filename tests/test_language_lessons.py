@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import small_language as tiny
 import torch
@@ -76,11 +78,17 @@ def test_packed_under_adapters_is_each_agent_alone_and_its_gradient() -> None:
     assert not any(backbone.model.get_submodule(site.path)._forward_hooks for site in target.sites)
 
 
-def test_all_agents_with_one_adapter_are_packed_too() -> None:
-    backbone, target, one = tiny.backbone(), tiny.target(), given()
-    alike = tiny.adapters(1)
+def test_agents_with_one_adapter_share_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, target = tiny.backbone(), tiny.target()
+    one = lesson(backbone, FRAME, EXAMPLES, ("green dog", "green dog"))
+    alike, read = tiny.adapters(1), []
     both = {name: tensor.expand(2, -1, -1) for name, tensor in alike.items()}
-    close(one.scores(backbone, target, alike), one.scores(backbone, target, both))
+    forward = backbone.model.forward
+    monkeypatch.setattr(
+        backbone.model, "forward", lambda **given: read.append(given["input_ids"].numel()) or forward(**given)
+    )
+    close(one.scores(backbone, target, alike), one.scores(backbone, target, both), atol=1e-4)
+    assert read[1] - read[0] >= 2, "the role, which both have in their prompts"
     with pytest.raises(ValueError, match="tokens of 2 agents for 3 adapters"):
         one.scores(backbone, target, tiny.adapters(3))
 

@@ -15,6 +15,7 @@ from hypermarl.errors import UserError
 from hypermarl.generator import Generator, GeneratorConfig
 from hypermarl.spec import Weights
 from hypermarl.targets import LoRATarget
+from hypermarl.targets.lora import Spread
 
 N, S, B, D, A, R = 3, 2, 4, 5, 6, 2  # no two alike
 
@@ -141,6 +142,11 @@ def test_the_network_is_untouched_afterwards() -> None:
             pass
         assert not torch.equal(network(x), before), "a refused block leaves the outer one in place"
         raise KeyError
+    spread = Spread.of(torch.arange(N).repeat_interleave(B), N)
+    with one.attached(one.adapters(given), spread) as network:
+        assert not torch.equal(network(x), before)
+        with pytest.raises(RuntimeError, match=r"carries adapters"), one.attached(one.adapters(given), spread):
+            pass
     assert torch.equal(one.network(x), before)
     assert all(not module._forward_hooks for module in one.network.modules())
     assert all(torch.equal(tensor, state[name]) for name, tensor in one.network.state_dict().items())

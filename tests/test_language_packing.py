@@ -52,9 +52,9 @@ def test_what_rows_of_one_adapter_begin_with_stands_once() -> None:
 
 
 def test_a_tree_does_not_outgrow_a_sequence() -> None:
-    texts = [[*range(50), *range(start, start + 60)] for start in (60, 130, 200)] + [[*range(50), *range(60, 70)]]
+    texts = [[*range(50), *range(start, start + 70)] for start in (60, 140, 220, 300)] + [[*range(50), *range(60, 70)]]
     packed = pack(Rows.of([texts], padding=1), 1)
-    assert packed.ids.shape == (3, 110), "what would make 170 together begins anew; the row inside another adds nothing"
+    assert packed.ids.shape == (2, 190), "what would make 330 together begins anew; the row inside another adds nothing"
     assert [read(packed, i, len(text)) for i, text in enumerate(texts)] == texts
 
 

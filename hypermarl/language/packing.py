@@ -19,7 +19,9 @@ from hypermarl.language.backbone import Backbone
 from hypermarl.language.rows import Rows
 from hypermarl.targets.lora import Spread
 
-PACKED = 128  # tokens of a sequence, unless a row is longer: more would cost more attention than they spare (measured)
+PACKED = (
+    128  # tokens of a sequence, and of a tree beyond its longest row: more cost attention and spare little (measured)
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def pack(rows: Rows, adapters: int, window: int | None = None) -> Packed:
     Beyond `window` tokens, where a model may not attend to all of a row, nothing is shared.
     """
     texts = rows.texts()
-    share = window is None or max(map(len, texts)) <= window
+    longest = max(map(len, texts))
+    share = window is None or longest <= window
     each = len(texts) // adapters
     trees: list[_Tree] = []
     paths: list[tuple[int, list[int]]] = [(0, [])] * len(texts)  # which tree, and where in it
@@ -123,7 +126,7 @@ def pack(rows: Rows, adapters: int, window: int | None = None) -> Packed:
         for row in sorted(mine, key=lambda row: texts[row]):
             text, tree = texts[row], trees[-1]
             common = tree.common(text) if share else 0
-            if tree.tokens and (not share or len(tree.tokens) + len(text) - common > PACKED):
+            if tree.tokens and (not share or len(tree.tokens) + len(text) - common > longest + PACKED):
                 tree.close()
                 trees.append(_Tree(owner))
                 tree, common = trees[-1], 0

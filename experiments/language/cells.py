@@ -12,7 +12,7 @@ QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=
 
 ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
-AVERAGED = "train.average=0.98 teach.unrelated_every=1"
+PLAIN = "train.average=0 teach.unrelated_every=2"  # the preset before it had an average
 
 CONDITIONAL = "language train task=conditional teach.items=1"
 DOCUMENTS = "language train task=documents task.options.seed=1"  # other documents than those a setting was found on
@@ -29,12 +29,12 @@ GAMES = {  # name -> the environment's words
 
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
-        "hyper_text": f"{ROLES} sharing=hyper_text train.updates=500 train.evaluate_every={PROMPTED}",
-        "hyper_text averaged": f"{ROLES} sharing=hyper_text {AVERAGED} train.updates=400 train.evaluate_every={PROMPTED}",
-        "hyper_text averaged 600": f"{ROLES} sharing=hyper_text {AVERAGED} train.updates=600 train.evaluate_every=300",
-        "shared_id": f"{ROLES} sharing=shared_id train.updates={PROMPTED}",
-        "independent": f"{ROLES} sharing=independent train.updates=500",
-        "shared": f"{ROLES} sharing=shared train.updates={PROMPTED}",
+        "hyper_text": f"{ROLES} sharing=hyper_text {PLAIN} train.updates=500 train.evaluate_every={PROMPTED}",
+        "hyper_text averaged": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
+        "hyper_text averaged 600": f"{ROLES} sharing=hyper_text train.evaluate_every=300",
+        "shared_id": f"{ROLES} sharing=shared_id {PLAIN} train.updates={PROMPTED}",
+        "independent": f"{ROLES} sharing=independent",
+        "shared": f"{ROLES} sharing=shared {PLAIN} train.updates={PROMPTED}",
     },
     "conditional": {
         "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader",

@@ -197,14 +197,23 @@ def test_an_episode_without_end_is_refused(folder: Path, monkeypatch: pytest.Mon
         one.iterate()
 
 
-def test_pieces_hold_so_many_padded_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_hold_so_many_tokens_what_begins_alike_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hypermarl.language.converse.PIECE", 12)
     draw = random.Random(0)
     for _ in range(50):
-        lengths = [draw.randint(1, 15) for _ in range(draw.randint(0, 12))]
-        found = pieces(lengths, lambda length: length)
-        assert [length for piece in found for length in piece] == lengths
-        assert all(len(piece) == 1 or max(piece) * len(piece) <= 12 for piece in found)
+        items = [
+            (draw.randint(0, 1), tuple(draw.choices((1, 2), k=draw.randint(1, 9)))) for _ in range(draw.randint(0, 20))
+        ]
+        found = pieces(items, lambda item: item)
+        assert [item for piece in found for item in piece] == sorted(items)
+        sizes = [len({(owner, row[:n]) for owner, row in piece for n in range(1, len(row) + 1)}) for piece in found]
+        assert all(size <= 12 for size in sizes)
+        for piece, other, size in zip(found, found[1:], sizes, strict=False):
+            begun = {(owner, row[:n]) for owner, row in piece for n in range(1, len(row) + 1)}
+            owner, row = other[0]
+            assert size + sum((owner, row[:n]) not in begun for n in range(1, len(row) + 1)) > 12, (
+                "as few as there can be"
+            )
 
 
 def test_a_player_says_the_likeliest_or_draws_and_asks_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

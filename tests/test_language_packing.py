@@ -51,7 +51,8 @@ def test_what_rows_of_one_adapter_begin_with_stands_once() -> None:
     assert apart.ends is None and apart.ids.numel() == 17
 
 
-def test_a_tree_does_not_outgrow_a_sequence() -> None:
+def test_a_tree_does_not_outgrow_what_attention_should_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypermarl.language.packing.BRANCHED", 100)
     texts = [[*range(50), *range(start, start + 70)] for start in (60, 140, 220, 300)] + [[*range(50), *range(60, 70)]]
     packed = pack(Rows.of([texts], padding=1), 1)
     assert packed.ids.shape == (2, 190), "what would make 330 together begins anew; the row inside another adds nothing"

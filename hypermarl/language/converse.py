@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,13 +20,14 @@ from hypermarl.errors import UserError
 from hypermarl.language.agents import framed
 from hypermarl.language.backbone import Backbone
 from hypermarl.language.lessons import first_tokens
-from hypermarl.language.packing import pack
+from hypermarl.language.packing import alike, pack
 from hypermarl.language.rows import Rows, Sampling, choose, continuation
 from hypermarl.language.settings import LanguageConfig
 from hypermarl.spec import Weights
 from hypermarl.targets.lora import Adapters, LoRATarget, Spread
 
 PIECE = 4096  # tokens of a pass: what an update keeps for its gradient at a time
+Item = TypeVar("Item")
 LONGEST = 10_000  # steps of an episode that is taken for one without end
 
 
@@ -89,8 +90,9 @@ class Speech:
 
     def choices(self, questions: Sequence[Question]) -> list[Tensor]:
         """Log-probabilities of each question's words; with gradient as long as there is `room` for its graph."""
-        found: list[Tensor] = []
-        for piece in pieces(questions, lambda question: len(question.tokens)):
+        found: dict[int, Tensor] = {}
+        for numbers in pieces(range(len(questions)), lambda i: (questions[i].owner, questions[i].tokens)):
+            piece = [questions[i] for i in numbers]
             rows, order, places = self._rows(piece, [question.tokens for question in piece])
             packed = pack(rows, len(order), self.backbone.attention)
             tracked = torch.is_grad_enabled() and (self.room is None or packed.ids.numel() <= self.room)
@@ -103,8 +105,8 @@ class Speech:
                 words = words.to(logits.device)
                 scores = logits.gather(-1, words.clamp(min=0)).float() / self.temperature
                 scores = scores.masked_fill(words < 0, -torch.inf).log_softmax(-1)
-            found += [row[: len(question.words)] for row, question in zip(scores, piece, strict=True)]
-        return found
+            found |= {i: row[: len(questions[i].words)] for i, row in zip(numbers, scores, strict=True)}
+        return [found[i] for i in range(len(questions))]
 
     def write(self, questions: Sequence[Question], tokens: int, rng: torch.Generator | None) -> list[Answer]:
         """An answer to each, drawn one by one; without `rng` always the most probable token."""
@@ -342,14 +344,21 @@ def stacked(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-torch.inf)
 
 
-def pieces(items: Sequence[Any], tokens: Callable[[Any], int]) -> list[list[Any]]:
-    """Cut so that a piece, its rows padded to the longest, has at most PIECE tokens."""
-    found: list[list[Any]] = []
-    longest = 0
-    for item in items:
-        longest = max(longest, tokens(item))
-        if not found or longest * (len(found[-1]) + 1) > PIECE:
+def pieces(items: Sequence[Item], row: Callable[[Item], tuple[int, Sequence[int]]]) -> list[list[Item]]:
+    """Cut so that a piece has at most PIECE tokens, those with which rows of one owner begin alike counted once.
+
+    `row` tells of each its owner and tokens; what begins alike comes together.
+    """
+    found: list[list[Item]] = []
+    last: tuple[int, Sequence[int]] = (-1, ())
+    size = 0
+    for item in sorted(items, key=row):
+        owner, tokens = row(item)
+        fresh = len(tokens) - (alike(last[1], tokens) if owner == last[0] else 0)
+        if not found or size + fresh > PIECE:
             found.append([])
-            longest = tokens(item)
+            size, fresh = 0, len(tokens)
         found[-1].append(item)
+        size += fresh
+        last = owner, tokens
     return found

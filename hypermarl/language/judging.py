@@ -61,9 +61,11 @@ def parted(talk: Conversation, device: torch.device) -> list[Part]:
     kept = [question for question in chosen if talk.known[question].requires_grad]
     again = [question for question in chosen if not talk.known[question].requires_grad]
     found = []
-    for few in ([kept] if kept else []) + pieces(again, lambda question: len(question.tokens)):
+    for few in ([kept] if kept else []) + pieces(again, lambda question: (question.owner, question.tokens)):
         found.append(Part(*tensors([chosen[question] for question in few]), questions=tuple(few)))
-    for some in pieces(list(written), lambda answer: len(answer.question.tokens) + len(answer.tokens)):
+    for some in pieces(
+        list(written), lambda answer: (answer.question.owner, (*answer.question.tokens, *answer.tokens))
+    ):
         found.append(Part(*tensors([written[answer] for answer in some]), answers=tuple(some)))
     return found
 

@@ -19,9 +19,8 @@ from hypermarl.language.backbone import Backbone
 from hypermarl.language.rows import Rows
 from hypermarl.targets.lora import Spread
 
-PACKED = (
-    128  # tokens of a sequence, and of a tree beyond its longest row: more cost attention and spare little (measured)
-)
+PACKED = 128  # tokens of a sequence, unless a row is longer: more would cost attention for little (measured)
+BRANCHED = 512  # tokens at most that a tree of long rows has beyond its longest, for the same reason
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,8 @@ class Packed:
         mask = None
         if self.ends is not None:
             place = torch.arange(self.ids.shape[1], device=self.ids.device)
-            seen = (place <= place.unsqueeze(-1)) & (
-                place.unsqueeze(-1) < self.ends.unsqueeze(-2)
-            )  # [B, asks, is seen]
+            asking = place.unsqueeze(-1)
+            seen = (place <= asking) & (asking < self.ends.unsqueeze(-2))  # [B, who asks, who is seen]
             mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
             mask = mask.unsqueeze(1)
         return {
@@ -83,15 +81,6 @@ class _Tree:
     path: list[int] = field(default_factory=list)  # places of the tokens of the row added last
     last: Sequence[int] = ()
 
-    def common(self, row: Sequence[int]) -> int:
-        """How many tokens `row` shares with the one before it."""
-        count = 0
-        for one, other in zip(self.last, row, strict=False):
-            if one != other:
-                break
-            count += 1
-        return count
-
     def add(self, row: Sequence[int], common: int) -> list[int]:
         """Rows come in their order as words do in a dictionary; the places of this one's tokens."""
         size, fresh = len(self.tokens), len(row) - common
@@ -109,6 +98,16 @@ class _Tree:
             self.ends[place] = len(self.tokens)
 
 
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many tokens both begin."""
+    count = 0
+    for mine, theirs in zip(one, other, strict=False):
+        if mine != theirs:
+            break
+        count += 1
+    return count
+
+
 def pack(rows: Rows, adapters: int, window: int | None = None) -> Packed:
     """The rows of so many adapters, those of one beside each other.
 
@@ -117,6 +116,7 @@ def pack(rows: Rows, adapters: int, window: int | None = None) -> Packed:
     texts = rows.texts()
     longest = max(map(len, texts))
     share = window is None or longest <= window
+    most = max(PACKED, longest + min(BRANCHED, 2 * longest))
     each = len(texts) // adapters
     trees: list[_Tree] = []
     paths: list[tuple[int, list[int]]] = [(0, [])] * len(texts)  # which tree, and where in it
@@ -125,8 +125,8 @@ def pack(rows: Rows, adapters: int, window: int | None = None) -> Packed:
         trees.append(_Tree(owner))
         for row in sorted(mine, key=lambda row: texts[row]):
             text, tree = texts[row], trees[-1]
-            common = tree.common(text) if share else 0
-            if tree.tokens and (not share or len(tree.tokens) + len(text) - common > longest + PACKED):
+            common = alike(tree.last, text) if share else 0
+            if tree.tokens and (not share or len(tree.tokens) + len(text) - common > most):
                 tree.close()
                 trees.append(_Tree(owner))
                 tree, common = trees[-1], 0

@@ -29,9 +29,9 @@ GAMES = {  # name -> the environment's words
 
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
-        "hyper_text": f"{ROLES} sharing=hyper_text {PLAIN} train.updates=500 train.evaluate_every={PROMPTED}",
-        "hyper_text averaged": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
-        "hyper_text averaged 600": f"{ROLES} sharing=hyper_text train.evaluate_every=300",
+        "hyper_text": f"{ROLES} sharing=hyper_text train.evaluate_every=300",
+        "hyper_text without average": f"{ROLES} sharing=hyper_text {PLAIN} train.updates=500 train.evaluate_every={PROMPTED}",
+        "hyper_text 400 updates": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
         "shared_id": f"{ROLES} sharing=shared_id {PLAIN} train.updates={PROMPTED}",
         "independent": f"{ROLES} sharing=independent",
         "shared": f"{ROLES} sharing=shared {PLAIN} train.updates={PROMPTED}",

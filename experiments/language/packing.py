@@ -30,7 +30,7 @@ from hypermarl.memory import keep_freed_memory
 from hypermarl.spec import Weights
 from hypermarl.targets import LoRATarget
 
-REPEATS = 7
+REPEATS = 5
 CONFIG = BackboneConfig()
 
 

@@ -33,6 +33,7 @@ CELLS: dict[str, dict[str, str]] = {
         "hyper_text without average": f"{ROLES} sharing=hyper_text {PLAIN} train.updates=500 train.evaluate_every={PROMPTED}",
         "hyper_text 400 updates": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
         "shared_id": f"{ROLES} sharing=shared_id {PLAIN} train.updates={PROMPTED}",
+        "shared_id 600 updates": f"{ROLES} sharing=shared_id train.evaluate_every={PROMPTED}",
         "independent": f"{ROLES} sharing=independent",
         "shared": f"{ROLES} sharing=shared {PLAIN} train.updates={PROMPTED}",
     },

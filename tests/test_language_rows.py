@@ -26,6 +26,20 @@ def test_rows_of_an_agent_stand_together_padded_on_the_left() -> None:
     assert positions(rows.mask).tolist() == [[0, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
+def test_what_an_owner_is_asked_twice_stands_once() -> None:
+    rows = Rows.of([[[5, 6], [7], [5, 6], [5, 6]], [[7], [5, 6], [7]], [[8]]], padding=1)
+    once, which = rows.distinct(3)
+    assert once.texts() == [[5, 6], [7], [7], [5, 6], [8], [5]] and which is not None
+    assert once.real.tolist() == [True] * 5 + [False]
+    assert [once.texts()[place] for place in which[rows.real]] == [
+        text for text, real in zip(rows.texts(), rows.real, strict=True) if real
+    ]
+    assert which.tolist()[4:7] == [2, 3, 2], "each owner's own rows, though another has the same"
+    for apart in (Rows.of([[[5, 6], [7]], [[7], [8]]], padding=1), Rows.of([[[5]], [[5]], [[5]]], padding=1)):
+        found, which = apart.distinct(len(apart.ids) // 2 if len(apart.ids) == 4 else 3)
+        assert found is apart and which is None
+
+
 def test_tokens_are_drawn_as_often_as_their_share_says() -> None:
     for found, wanted in zip(shares(Sampling(temperature=1.0)), (0.5, 0.3, 0.15, 0.05), strict=True):
         assert abs(found - wanted) < 5 * math.sqrt(wanted / 4000)

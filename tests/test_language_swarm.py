@@ -168,6 +168,44 @@ def test_sampling_repeats_with_its_seed_and_follows_its_settings() -> None:
     assert swarm().generate(PROMPTS, Sampling(5, 1e-4), rng=rng(3)) == swarm().generate(PROMPTS, Sampling(5))
 
 
+def test_several_answers_to_one_prompt_read_it_once() -> None:
+    """As many draws as rows, each with the luck and the probabilities it has in a batch that reads every row."""
+    prompts = {"cook": ["sun red", "cat", *["red cat one two"] * 6], "clerk": ["blue"] * 7, "scout": ["dog", "one"]}
+    hot = Sampling(tokens=6, temperature=1.5)
+    read: list[tuple[int, ...]] = []
+    one = swarm()
+    watch = one.backbone.model.model.register_forward_pre_hook(
+        lambda _, given, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        answers = one.generate(prompts, hot, rng=rng(4))
+        spared = read.copy()
+        read.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Rows, "distinct", lambda rows, owners: (rows, None))
+            assert one.generate(prompts, hot, rng=rng(4)) == answers
+    finally:
+        watch.remove()
+    assert spared[0] == (9, 4) and read[0] == (24, 4) and spared[1:] == read[1:] and set(read[1:]) == {(24, 1)}
+    assert len(set(answers["cook"][2:])) > 3 and len(set(answers["clerk"])) > 3, "copies have their own luck"
+    calm = one.generate(prompts, LONG)
+    for agent, texts in prompts.items():
+        assert calm[agent] == [greedy(merged(agent), text, 7) for text in texts]
+
+
+def test_one_adapter_for_all_reads_a_prompt_once_whoever_asks() -> None:
+    one = Swarm(tiny.backbone(), tiny.target(), AGENTS, tiny.adapters(1))
+    read: list[int] = []
+    watch = one.backbone.model.model.register_forward_pre_hook(
+        lambda _, given, named: read.append(len(named["input_ids"])), with_kwargs=True
+    )
+    try:
+        answers = one.generate(dict.fromkeys(AGENTS, "red cat one"), Sampling(tokens=3))
+    finally:
+        watch.remove()
+    assert read == [1, 5, 5] and len(set(answers.values())) == 1
+
+
 def test_pieces_add_up_to_the_answer_and_leave_the_model_free() -> None:
     one = swarm()
     written = {agent: [""] * len(texts) for agent, texts in PROMPTS.items()}

@@ -1,9 +1,10 @@
-"""What a pass with its gradient spares by packing: no padding, and what rows of one adapter begin with alike only once.
+"""What a pass with its gradient spares by packing: no padding, and what rows of one adapter begin with alike only once;
+and what several answers to one prompt spare that is read once.
 
     OMP_NUM_THREADS=1 python experiments/language/packing.py
 
-The batches of updates under the presets, padded and packed in turns, with adapters of the real small model. CPU time;
-medians.
+The batches of updates under the presets, padded and packed in turns, with adapters of the real small model; then answers
+in free text to one prompt of each agent, read once for every answer and once for all in turns. CPU time; medians.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from torch import Tensor
 from hypermarl.envs.words import make_text
 from hypermarl.language.agents import framed, open_backbone
 from hypermarl.language.backbone import Backbone, cheap_to_learn
+from hypermarl.language.converse import Question, Speech
 from hypermarl.language.lessons import lesson
 from hypermarl.language.packing import pack
 from hypermarl.language.rows import Rows
@@ -31,6 +34,8 @@ from hypermarl.spec import Weights
 from hypermarl.targets import LoRATarget
 
 REPEATS = 5
+AGENTS = 4
+WRITTEN = ((16, 64, 8), (16, 16, 8), (4, 64, 32))  # answers of an agent, tokens of its prompt, tokens of an answer
 CONFIG = BackboneConfig()
 
 
@@ -64,6 +69,28 @@ def main() -> None:
         slow, fast = (statistics.median(each[1:]) for each in times.values())
         wide, tight = (statistics.mean(each) for each in zip(*sizes, strict=True))
         print(f"| {name} | {wide:.0f} | {tight:.0f} | {slow:.0f} | {fast:.0f} | {slow / fast:.2f} |", flush=True)
+    print("\n| answers | read each ms | read once ms | ratio |\n|---|---:|---:|---:|")
+    for copies, length, tokens in WRITTEN:
+        slow, fast = answering(backbone, target, copies, length, tokens)
+        name = f"{AGENTS} agents, {copies} of each, {tokens} tokens, to {length} tokens"
+        print(f"| {name} | {slow:.0f} | {fast:.0f} | {slow / fast:.2f} |", flush=True)
+
+
+def answering(backbone: Backbone, target: LoRATarget, copies: int, length: int, tokens: int) -> tuple[float, float]:
+    """Milliseconds of writing so many answers, their prompt read for each, and once."""
+    words = iter(range(1000, 1000 + AGENTS * length))
+    prompts = [tuple(next(words) for _ in range(length)) for _ in range(AGENTS)]
+    questions = [Question(owner, prompt, ()) for owner, prompt in enumerate(prompts) for _ in range(copies)]
+    times: dict[bool, list[float]] = {True: [], False: []}
+    with torch.no_grad():
+        speech = Speech(backbone, target, drawn(target, AGENTS), 1.0)
+        for repeat in range(REPEATS + 1):
+            for once in (True, False) if repeat % 2 else (False, True):
+                with patch.object(Rows, "distinct", Rows.distinct if once else lambda rows, owners: (rows, None)):
+                    start = time.process_time()
+                    speech.write(questions, tokens, torch.Generator().manual_seed(repeat))
+                    times[once].append(1e3 * (time.process_time() - start))
+    return statistics.median(times[False][1:]), statistics.median(times[True][1:])
 
 
 def padded(backbone: Backbone, target: LoRATarget, weights: Weights, batch: Batch) -> Tensor:

@@ -118,7 +118,8 @@ class Speech:
             with self._attached(order) as model:
                 return model(**arguments)
 
-        steps = torch.stack(list(continuation(network, rows, sampling, self.backbone.stops, rng)), -1)
+        told = continuation(network, rows, len(order), sampling, self.backbone.stops, rng)
+        steps = torch.stack(list(told), -1)
         written = [tuple(token for token in steps[place].tolist() if token >= 0) for place in places]
         return [
             Answer(question, few, len(few) < steps.shape[1]) for question, few in zip(questions, written, strict=True)

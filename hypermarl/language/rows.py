@@ -56,6 +56,26 @@ class Rows:
         lengths = self.mask.sum(-1).tolist()
         return [row[len(row) - length :] for row, length in zip(self.ids.tolist(), lengths, strict=True)]
 
+    def distinct(self, owners: int) -> tuple[Rows, Tensor | None]:
+        """Rows of which no two of an owner are alike, and which of them stands for each row here `[N*R]`; None where
+        there is nothing to spare.
+
+        Rows of one owner have one adapter: as many beside each other for each of the `owners`.
+        """
+        texts, each = [tuple(text) for text in self.texts()], len(self.ids) // owners
+        real, blocks = self.real.tolist(), [range(first, first + each) for first in range(0, len(texts), each)]
+        once = [list(dict.fromkeys(texts[row] for row in block if real[row])) for block in blocks]
+        most = max(map(len, once))
+        if most == each:
+            return self, None
+        known = [{text: owner * most + i for i, text in enumerate(few)} for owner, few in enumerate(once)]
+        which = [
+            mine[texts[row]] if real[row] else owner * most  # what fills up is never read
+            for owner, (block, mine) in enumerate(zip(blocks, known, strict=True))
+            for row in block
+        ]
+        return Rows.of(once, self.padding, self.ids.device), torch.tensor(which, device=self.ids.device)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -80,21 +100,32 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def continuation(
-    network: Network, rows: Rows, sampling: Sampling, stops: frozenset[int], rng: torch.Generator | None = None
+    network: Network,
+    rows: Rows,
+    owners: int,
+    sampling: Sampling,
+    stops: frozenset[int],
+    rng: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """The next token of every row, step by step: `[N*R]`, -1 for a row that has ended.
 
-    The prompts are read once, then one token at a time with the keys and values kept. Rows end by themselves, at a
-    token of `stops` or `sampling.stop`, which is not given out. `network` is called once per step and nothing is held
-    between steps but tensors, so the caller may do anything in the meantime.
+    The prompts are read once, one that several rows of an owner have only for one of them, then one token of each row
+    at a time with the keys and values kept. Rows end by themselves, at a token of `stops` or `sampling.stop`, which is
+    not given out. `network` is called once per step and nothing is held between steps but tensors, so the caller may
+    do anything in the meantime.
     """
     ends = torch.tensor(sorted(stops | set(sampling.stop)), dtype=torch.long, device=rows.ids.device)
     running = rows.real.clone()
-    mask, arguments, cache = rows.mask, rows.arguments(), None
+    first, copies = rows.distinct(owners)
+    mask, arguments, cache = rows.mask, first.arguments(), None
     for step in range(sampling.tokens):
         with torch.no_grad():
             out = network(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = choose(out.logits[:, -1], sampling, rng)
+            scores = out.logits[:, -1]
+            if cache is None and copies is not None:
+                scores = scores[copies]
+                out.past_key_values.batch_select_indices(copies)
+            token = choose(scores, sampling, rng)
             running = running & ~torch.isin(token, ends)
         yield torch.where(running, token, -1)
         if step == sampling.tokens - 1 or not running.any():

@@ -301,7 +301,8 @@ class Swarm:
             with self.target.attached(adapters) as model:
                 return model(**arguments)
 
-        for tokens in continuation(network, rows, sampling, self.backbone.stops, rng):
+        owners = max(adapter.count for adapter in adapters.values())
+        for tokens in continuation(network, rows, owners, sampling, self.backbone.stops, rng):
             yield tokens[rows.real].tolist()
 
 

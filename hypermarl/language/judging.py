@@ -38,8 +38,9 @@ class Judged:
     divergence: Tensor  # of a choice; in free text of all tokens; NaN where the frozen model was not asked
 
 
-def parted(talk: Conversation, device: torch.device) -> list[Part]:
-    """First the choices whose graph the rollout has kept, then, in pieces, what is to be read again.
+def parted(talk: Conversation, device: torch.device, idle: Sequence[bool]) -> list[Part]:
+    """First the choices whose graph the rollout has kept, then, in pieces, what is to be read again; where all turns
+    of a question or answer are `idle`, with nothing to teach, it comes in pieces of such alone.
 
     Equal questions, and equal answers to one question, are read once.
     """
@@ -60,13 +61,14 @@ def parted(talk: Conversation, device: torch.device) -> list[Part]:
 
     kept = [question for question in chosen if talk.known[question].requires_grad]
     again = [question for question in chosen if not talk.known[question].requires_grad]
-    found = []
-    for few in ([kept] if kept else []) + pieces(again, lambda question: (question.owner, question.tokens)):
-        found.append(Part(*tensors([chosen[question] for question in few]), questions=tuple(few)))
-    for some in pieces(
-        list(written), lambda answer: (answer.question.owner, (*answer.question.tokens, *answer.tokens))
-    ):
-        found.append(Part(*tensors([written[answer] for answer in some]), answers=tuple(some)))
+    found = [Part(*tensors([chosen[question] for question in kept]), questions=tuple(kept))] if kept else []
+    for rests in (False, True):
+        asked = [question for question in again if all(idle[i] for i in chosen[question]) == rests]
+        for few in pieces(asked, lambda question: (question.owner, question.tokens)):
+            found.append(Part(*tensors([chosen[question] for question in few]), questions=tuple(few)))
+        told = [answer for answer, turns in written.items() if all(idle[i] for i in turns) == rests]
+        for some in pieces(told, lambda answer: (answer.question.owner, (*answer.question.tokens, *answer.tokens))):
+            found.append(Part(*tensors([written[answer] for answer in some]), answers=tuple(some)))
     return found
 
 
@@ -79,12 +81,13 @@ class Judge:
         self._known: dict[Question, Tensor] = {}
 
     def __call__(self, part: Part, speech: Speech, known: dict[Question, Tensor]) -> Judged:
-        """With gradient; `known` are choices whose graph is still there."""
+        """With gradient where it is tracked; `known` are choices as they were made, some with their graph."""
         return self._written(part, speech) if part.answers else self._chosen(part, speech, known)
 
     def _chosen(self, part: Part, speech: Speech, known: dict[Question, Tensor]) -> Judged:
         rows = [known.get(question) for question in part.questions]
-        if any(row is None or not row.requires_grad for row in rows):
+        tracked = torch.is_grad_enabled()
+        if any(row is None or (tracked and not row.requires_grad) for row in rows):
             log_probs = stacked(speech.choices(part.questions))
         else:
             log_probs = stacked([row for row in rows if row is not None])

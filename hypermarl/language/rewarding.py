@@ -84,7 +84,9 @@ class Rewarding:
             speech.room = None
         if not talk.turns:
             raise UserError(f"Nobody had anything to choose in {self.config.name}; there is nothing to learn.")
-        parts, advantage = parted(talk, self.backbone.device), self._advantages(talk)
+        advantage = self._advantages(talk)
+        idle = self._idle(advantage)
+        parts = parted(talk, self.backbone.device, idle.tolist())
         old: list[Tensor] = []
         judged: list[Judged] = []
         lost = 0.0
@@ -93,12 +95,17 @@ class Rewarding:
                 weights, speech = self._speech()
                 talk.known.clear()
             for i, part in enumerate(parts):
-                one = self.judge(part, speech, talk.known)
-                if epoch == 0:
-                    old.append(one.log_prob.detach())
-                    judged.append(one)
-                loss = self._loss(one, old[i], advantage[part.turns]) / len(talk.turns)
-                loss.backward(retain_graph=True)  # parts share how adapters are picked
+                teaches = not idle[part.turns].all()
+                if epoch and not teaches:
+                    continue
+                with torch.set_grad_enabled(bool(teaches)):
+                    one = self.judge(part, speech, talk.known)
+                    if epoch == 0:
+                        old.append(one.log_prob.detach())
+                        judged.append(one)
+                    loss = self._loss(one, old[i], advantage[part.turns]) / len(talk.turns)
+                if teaches:
+                    loss.backward(retain_graph=True)  # parts share how adapters are picked
                 lost += float(loss.detach()) / config.epochs
             norm = self._descend(weights, speech)
         self.update += 1
@@ -179,8 +186,17 @@ class Rewarding:
         """From the leaves through the generator, once, and a step."""
         assert speech.weights is not None
         reached = {name: leaf.grad for name, leaf in speech.weights.items() if leaf.grad is not None}
+        if not reached:  # nobody had anything to teach: the step is that of a gradient of zeros, with its momentum
+            reached = {name: torch.zeros_like(leaf) for name, leaf in speech.weights.items()}
         torch.autograd.backward([weights[name] for name in reached], list(reached.values()))
         return self.descent.step(self.update)
+
+    def _idle(self, advantage: Tensor) -> Tensor:
+        """`[n]`: turns that teach nothing, whose pass needs no gradient: neither better nor worse than others, and
+        nothing else is asked of them."""
+        if self.config.reward.kl or self._bonus():
+            return torch.zeros_like(advantage, dtype=torch.bool)
+        return advantage == 0
 
     def _advantages(self, talk: Conversation) -> Tensor:
         """`[n]`, from what each agent earns from its turn on."""

@@ -51,7 +51,7 @@ CELLS: dict[str, dict[str, str]] = {
         for game, words in GAMES.items()
         for sharing in SHARINGS
     }
-    | {  # under a setting of its own, found on seed 100: the bonus that the others need keeps it at even chances
+    | {  # under a setting of its own, found on seed 100: under the bonus of the one setting it stays at even chances
         f"specialisation {agents}, shared_id, bonus .1": f"{GAME}/{GAMES[f'specialisation {agents}']} sharing=shared_id"
         " reward.entropy=0.1"
         for agents in (8, 16)

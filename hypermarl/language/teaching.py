@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Teaching:
         apart = due and bool(self.task.unrelated)
         if apart:
             for few in examples:
-                few.append(rng.choice(self.task.unrelated))
+                few.append(self._aside(rng))
         given = self.lesson(examples, told, apart)
         weights = self.actor.weights(self._blurred(self.who(roles, told)))
         scores = self.scores(given, weights)
@@ -192,6 +193,12 @@ class Teaching:
             found.append(example)
         return found
 
+    def _aside(self, rng: random.Random) -> Example:
+        """An unrelated example, half of them in other frames than the run's: what is left alone in one frame only need
+        not be in another."""
+        example, frames = rng.choice(self.task.unrelated), self.config.teach.unrelated_frames
+        return replace(example, frame=rng.choice(frames)) if frames and rng.random() < 0.5 else example
+
     def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
         """The control: always the same wrong role's words for a role."""
         del wordings
@@ -217,7 +224,8 @@ class Teaching:
 
     def _expected(self, examples: Sequence[Example], told: Sequence[str]) -> Tensor:
         """What the frozen model expects of unrelated examples, one of each role, `[P, V]`."""
-        if self.config.sharing.id_in_observation or len(self.task.unrelated) > KEPT:
+        kinds = len(self.task.unrelated) * (1 + len(self.config.teach.unrelated_frames))
+        if self.config.sharing.id_in_observation or kinds > KEPT:
             return self.scores(self.lesson([[example] for example in examples], told, True))
         for example in examples:
             if example not in self._unmoved:  # each by itself: in a batch its last bits would depend on the others

@@ -1,13 +1,15 @@
-"""Does an adapter leave alone what has nothing to do with its role? Of trained runs, in the frame they learned in and in another.
+"""Does an adapter leave alone what has nothing to do with its role? Of trained runs, by the frame that surrounds the questions.
 
-    OMP_NUM_THREADS=1 python experiments/language/unrelated.py runs/language/roles-hyper_text-s0
+    OMP_NUM_THREADS=1 python experiments/language/unrelated.py runs/language/roles-hyper_text-s6
+    OMP_NUM_THREADS=1 python experiments/language/unrelated.py RUN --frames "Q: {prompt}\\nA:"
 
-Every question is asked under six roles. In the second frame the frozen model is right on 50 of the 80 questions (which were chosen so); in the first on few.
+Asked is in the frame of the run, in those that its penalty has (`teach.unrelated_frames`), and in frames that no training has. Every
+question is asked under six roles. The 80 questions were chosen such that the frozen model is right on 50 in the first frame of `NEVER`.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +19,28 @@ from hypermarl.language.examination import unrelated
 from hypermarl.language.judge import open_learner
 
 ROLES = 6
-OTHER = "Input: {prompt}\nAnswer:"
+NEVER = ("Input: {prompt}\nAnswer:", "Task: {prompt}\nResult:", "Please reply. {prompt} Reply:")
 
 
-def main(paths: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--frames", nargs="*", help="others than those named above; \\n is a new line")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    print("| run | frame | with adapters | frozen model |\n|---|---|---:|---:|")
-    for path in paths:
-        _, _, learner = open_learner(Path(path))
-        own = learner.config.backbone.frame
-        for frame in (own, OTHER):
+    print("| run | frame | in training | with adapters | frozen model |\n|---|---|---|---:|---:|")
+    for path in asked.runs:
+        _, _, learner = open_learner(path)
+        own, apart = learner.config.backbone.frame, learner.config.teach.unrelated_frames
+        named = [frame.replace("\\n", "\n") for frame in asked.frames or ()]
+        for frame in named or (own, *apart, *NEVER):
             learner.config = replace(learner.config, backbone=replace(learner.config.backbone, frame=frame))
             found = unrelated(learner, ROLES)
+            kind = "of the roles" if frame == own else "of the penalty" if frame in apart else "never"
             shown = frame.replace("\n", "\\n")
-            print(
-                f"| {Path(path).name} | `{shown}` | {found['exact/unrelated']:.3f} | {found['exact/unrelated_base']:.3f} |"
-            )
+            told, base = found["exact/unrelated"], found["exact/unrelated_base"]
+            print(f"| {path.name} | `{shown}` | {kind} | {told:.3f} | {base:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -67,7 +67,7 @@ def lesson(
     *,
     ends: Sequence[Sequence[bool]] | None = None,
 ) -> Lesson:
-    """`examples[role][row]`, in `frame` where they have none of their own; `roles[role]` is what its prompts begin with,
+    """`examples[role][row]`, in `frame` but for those of their own; `roles[role]` is what its prompts begin with,
     if anything.
 
     Where `ends` is false the answer may go on: its end is neither taught nor asked for.

@@ -42,6 +42,8 @@ class Teaching:
         self.numbers = {role.name: i for i, role in enumerate(self.learned)}
         texts = [role.wordings[0] for role in self.learned]
         self._ready = False
+        chats = bool(getattr(self.backbone.tokenizer, "chat_template", None))
+        self._frames = [frame for frame in config.teach.unrelated_frames if chats or frame != "chat"]
         self._unmoved: dict[Example, Tensor] = {}  # [tokens, V]
         if fresh:
             self._read()
@@ -194,10 +196,12 @@ class Teaching:
         return found
 
     def _aside(self, rng: random.Random) -> Example:
-        """An unrelated example, half of them in other frames than the run's: what is left alone in one frame only need
-        not be in another."""
-        example, frames = rng.choice(self.task.unrelated), self.config.teach.unrelated_frames
-        return replace(example, frame=rng.choice(frames)) if frames and rng.random() < 0.5 else example
+        """An unrelated example, half of them in other frames than the roles': what an adapter leaves alone in one frame
+        it need not in another."""
+        example = rng.choice(self.task.unrelated)
+        if self._frames and rng.random() < 0.5:
+            return replace(example, frame=rng.choice(self._frames))
+        return example
 
     def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
         """The control: always the same wrong role's words for a role."""
@@ -224,7 +228,7 @@ class Teaching:
 
     def _expected(self, examples: Sequence[Example], told: Sequence[str]) -> Tensor:
         """What the frozen model expects of unrelated examples, one of each role, `[P, V]`."""
-        kinds = len(self.task.unrelated) * (1 + len(self.config.teach.unrelated_frames))
+        kinds = len(self.task.unrelated) * (1 + len(self._frames))
         if self.config.sharing.id_in_observation or kinds > KEPT:
             return self.scores(self.lesson([[example] for example in examples], told, True))
         for example in examples:

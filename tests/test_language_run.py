@@ -312,7 +312,7 @@ def test_what_the_frozen_model_expects_is_remembered_and_the_same(
         assert kept._unmoved.keys() == set(aside)
 
 
-def test_what_is_unrelated_comes_in_the_frame_of_roles_and_as_often_in_others(
+def test_what_is_unrelated_comes_as_roles_do_and_a_quarter_in_other_frames(
     model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aside = (Example("moon two", "sun one"), Example("sun", "dog"))
@@ -322,12 +322,13 @@ def test_what_is_unrelated_comes_in_the_frame_of_roles_and_as_often_in_others(
     asked: list[list[int]] = []
     lesson = one.lesson
     monkeypatch.setattr(one, "lesson", lambda few, *a, **k: asked.append(few) or lesson(few, *a, **k))
-    for _ in range(60):
+    for _ in range(100):
         one.iterate()
     batches = [few for few in asked if len(few) == 2]
-    assert len(batches) == 60 and all(row[0].frame is None for few in batches for row in few), "roles keep theirs"
+    assert len(batches) == 100 and all(row[0].frame is None for few in batches for row in few), "roles keep theirs"
     frames = [row[1].frame for few in batches for row in few]
-    assert 45 <= frames.count(None) <= 75 and min(frames.count("{prompt} cat"), frames.count("{prompt} moon sun")) >= 15
+    assert 130 <= frames.count(None) <= 170
+    assert min(frames.count("{prompt} cat"), frames.count("{prompt} moon sun")) >= 12
     assert "chat" not in frames, "this model knows no chat"
 
 

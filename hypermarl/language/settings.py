@@ -88,7 +88,7 @@ class TeachConfig:
     rows: int = 2
     unrelated: float = 0.0  # weight of the divergence from the frozen model on what has nothing to do with any role
     unrelated_every: int = 4  # updates from one that asks for that to the next
-    unrelated_frames: tuple[str, ...] = ()  # of half of that, the other half comes as roles do; chat only where known
+    unrelated_frames: tuple[str, ...] = ()  # others than the roles', for a quarter of that; chat only where known
     distil: float = 0.0  # share of the loss that imitates the frozen model with the description in its prompt
     noise: float = 0.0  # added to encoded descriptions in training, in units of how far they are apart
     mix: float = 0.0  # share of another role's description that is mixed into a role's in training, at most

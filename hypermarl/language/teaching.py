@@ -23,6 +23,7 @@ from hypermarl.language.tasks import make_task
 from hypermarl.spec import Weights
 
 KEPT = 1024  # unrelated examples of which is remembered what the frozen model expects, 0.2 MB a token of SmolLM2
+FRAMED = 0.25  # share of unrelated examples that come in other frames than the roles'
 DRAWS = 4  # of an example whose answer is to differ
 
 
@@ -196,10 +197,10 @@ class Teaching:
         return found
 
     def _aside(self, rng: random.Random) -> Example:
-        """An unrelated example, half of them in other frames than the roles': what an adapter leaves alone in one frame
-        it need not in another."""
+        """An unrelated example, some in other frames than the roles': what an adapter leaves alone in one frame it need
+        not in another."""
         example = rng.choice(self.task.unrelated)
-        if self._frames and rng.random() < 0.5:
+        if self._frames and rng.random() < FRAMED:
             return replace(example, frame=rng.choice(self._frames))
         return example
 

@@ -205,7 +205,6 @@ def test_ranks_that_no_server_takes_are_warned_of(say, runs: Any, tmp_path: Path
         (["language", "train", "task=roles", "sharing=hyper_txt"], ["hyper_txt", "hyper_text"]),
         (["language", "train", "task=roles", "device=gpu"], ["gpu"]),
         (["language", "train", "task=roles", "teach.asked=0"], ["teach.asked", "at least 1"]),
-        (["language", "train", "task=roles", "teach.unrelated_frames=[chat,plain]"], ["unrelated_frames", "'plain'"]),
         (["swarm", "train", "env=words/relay", "reward.entropy_fall=[0.6,0.5]"], ["entropy_fall", "[0.6, 0.5]"]),
         (["swarm", "train", "env=words/relay", "reward.entropy_fall=[0.6]"], ["entropy_fall"]),
         (["language", "train", "task=roles", "backbone.model=nowhere"], ["nowhere", "smollm2"]),

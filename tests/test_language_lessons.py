@@ -38,14 +38,6 @@ def test_rows_are_prompts_and_answers_and_their_ends() -> None:
     assert one.owners.tolist() == [0, 0, 1, 1, 1, 1, 3, 3, 3, 4, 4, 5, 5]
 
 
-def test_an_example_may_have_a_frame_of_its_own() -> None:
-    few = [Example("red", "sun", frame="moon {prompt}"), Example("red", "sun")]
-    one = lesson(tiny.backbone(), FRAME, [few], ["green"])
-    words = tiny.backbone().tokenizer.convert_ids_to_tokens
-    rows = [words(row[mask.bool()]) for row, mask in zip(one.rows.ids, one.rows.mask, strict=True)]
-    assert rows == [["green", "moon", "red", "sun", "<end>"], ["green", "red", "one", "sun", "<end>"]]
-
-
 def test_scores_are_those_of_each_row_alone() -> None:
     one, backbone = given(), tiny.backbone()
     scores = one.scores(backbone)
@@ -139,22 +131,6 @@ def test_a_choice_is_told_by_its_first_token() -> None:
     assert chosen(backbone, FRAME, scores, one, examples) == [True, False]
     scores[2, tiny.WORDS.index("moon")] = 2.0
     assert chosen(backbone, FRAME, scores, one, examples) == [True, True]
-
-
-def test_an_answer_begins_as_in_the_frame_of_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a chat's turn begins without the space that follows other prompts."""
-    firsts = {"chat": {"sun": 7, "cat": 5}, FRAME: {"sun": 3, "cat": 5}}
-    monkeypatch.setattr("hypermarl.language.lessons.answer_tokens", lambda _, frame, answer: [firsts[frame][answer]])
-    monkeypatch.setattr("hypermarl.language.lessons.framed", lambda *_: [2])
-    examples = [Example("red", "sun", ("sun", "cat"), frame="chat"), Example("red", "sun", ("sun", "cat"))]
-    backbone = tiny.backbone()
-    one = lesson(backbone, FRAME, [examples], [None])
-    assert one.wanted[:, 0].tolist() == [7, 3]
-    scores = torch.full((4, tiny.V), -5.0)
-    scores[[0, 2], [7, 3]] = 1.0
-    assert chosen(backbone, FRAME, scores, one, examples) == [True, True]
-    scores[2, 5] = 2.0
-    assert chosen(backbone, FRAME, scores, one, examples) == [True, False]
 
 
 def test_divergence_is_none_from_itself_and_as_defined() -> None:

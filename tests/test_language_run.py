@@ -282,15 +282,15 @@ def test_what_is_unrelated_is_held_where_the_frozen_model_has_it(
     assert 0 <= told["loss/unrelated"] < 1 and lost[20.0] > lost[0.0]
 
 
-@pytest.mark.parametrize("prompted, frames", [(False, 0), (True, 0), (False, 2), (True, 2)])
+@pytest.mark.parametrize("prompted", [False, True])
 def test_what_the_frozen_model_expects_is_remembered_and_the_same(
-    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch, prompted: bool, frames: int
+    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch, prompted: bool
 ) -> None:
     aside = (Example("moon two", "sun one"), Example("one two moon", "dog"), Example("sun", "moon moon"))
     monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated=aside))
-    more = ["teach.unrelated=2", "teach.unrelated_every=1", *(["sharing=shared_id"] if prompted else [])]
-    more.append(f"teach.unrelated_frames={['{prompt} cat', '{prompt} moon sun'][:frames]}")
-    kept, fresh = Teaching(config(model, TASK, *more)), Teaching(config(model, TASK, *more))
+    sharing = ["sharing=shared_id"] if prompted else []
+    kept = Teaching(config(model, TASK, "teach.unrelated=2", "teach.unrelated_every=1", *sharing))
+    fresh = Teaching(config(model, TASK, "teach.unrelated=2", "teach.unrelated_every=1", *sharing))
     frozen: list[int] = []
     scores = kept.scores
     monkeypatch.setattr(
@@ -302,34 +302,7 @@ def test_what_the_frozen_model_expects_is_remembered_and_the_same(
             patch.setattr("hypermarl.language.teaching.KEPT", 0)
             expected = fresh.iterate()
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    if prompted:
-        assert len(frozen) == 6, "with a role in its prompt it expects else"
-        return
-    assert frozen == [1] * len(kept._unmoved), "nothing is asked twice"
-    if frames:
-        assert {example.frame for example in kept._unmoved} == {None, *kept.config.teach.unrelated_frames}
-    else:
-        assert kept._unmoved.keys() == set(aside)
-
-
-def test_what_is_unrelated_comes_as_roles_do_and_a_quarter_in_other_frames(
-    model: Path, taught: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    aside = (Example("moon two", "sun one"), Example("sun", "dog"))
-    monkeypatch.setattr("hypermarl.language.teaching.make_task", lambda *_: replace(colours(), unrelated=aside))
-    more = ["teach.unrelated=2", "teach.unrelated_every=1", "teach.rows=1"]
-    one = Teaching(config(model, TASK, *more, "teach.unrelated_frames=['{prompt} cat','{prompt} moon sun',chat]"))
-    asked: list[list[int]] = []
-    lesson = one.lesson
-    monkeypatch.setattr(one, "lesson", lambda few, *a, **k: asked.append(few) or lesson(few, *a, **k))
-    for _ in range(100):
-        one.iterate()
-    batches = [few for few in asked if len(few) == 2]
-    assert len(batches) == 100 and all(row[0].frame is None for few in batches for row in few), "roles keep theirs"
-    frames = [row[1].frame for few in batches for row in few]
-    assert 130 <= frames.count(None) <= 170
-    assert min(frames.count("{prompt} cat"), frames.count("{prompt} moon sun")) >= 12
-    assert "chat" not in frames, "this model knows no chat"
+    assert len(frozen) == 6 if prompted else frozen == [1] * len(aside), "with a role in its prompt it expects else"
 
 
 def test_where_a_run_was_stopped_does_not_show_in_what_is_remembered(

@@ -12,8 +12,7 @@ QUIET = "train.progress=false train.checkpoint_every=100 train.keep_checkpoints=
 
 ROLES = "language train task=roles"
 PROMPTED = 150  # updates of a model that reads its role in the prompt, in the CPU time of some 300 without
-OWN = "teach.unrelated=4 teach.unrelated_frames=[]"  # the preset while unrelated inputs came in the frame of the roles only
-PLAIN = f"{OWN} train.average=0 teach.unrelated_every=2"  # and before it had an average
+PLAIN = "train.average=0 teach.unrelated_every=2"  # the preset before it had an average
 
 CONDITIONAL = "language train task=conditional teach.items=1"
 DOCUMENTS = "language train task=documents task.options.seed=1"  # other documents than those a setting was found on
@@ -31,13 +30,12 @@ GAMES = {  # name -> the environment's words
 CELLS: dict[str, dict[str, str]] = {
     "roles": {
         "hyper_text": f"{ROLES} sharing=hyper_text train.evaluate_every=300",
-        "hyper_text own frame": f"{ROLES} sharing=hyper_text {OWN} train.evaluate_every=300",
         "hyper_text without average": f"{ROLES} sharing=hyper_text {PLAIN} train.updates=500 train.evaluate_every={PROMPTED}",
-        "hyper_text 400 updates": f"{ROLES} sharing=hyper_text {OWN} train.updates=400 train.evaluate_every={PROMPTED}",
+        "hyper_text 400 updates": f"{ROLES} sharing=hyper_text train.updates=400 train.evaluate_every={PROMPTED}",
         "shared_id": f"{ROLES} sharing=shared_id {PLAIN} train.updates={PROMPTED}",
-        "shared_id 600 updates": f"{ROLES} sharing=shared_id {OWN} train.evaluate_every={PROMPTED}",
-        "shared_id lr 3e-3": f"{ROLES} sharing=shared_id {OWN} train.lr=3e-3 train.evaluate_every={PROMPTED}",
-        "independent": f"{ROLES} sharing=independent {OWN}",
+        "shared_id 600 updates": f"{ROLES} sharing=shared_id train.evaluate_every={PROMPTED}",
+        "shared_id lr 3e-3": f"{ROLES} sharing=shared_id train.lr=3e-3 train.evaluate_every={PROMPTED}",
+        "independent": f"{ROLES} sharing=independent",
         "shared": f"{ROLES} sharing=shared {PLAIN} train.updates={PROMPTED}",
     },
     "conditional": {

@@ -67,8 +67,7 @@ def lesson(
     *,
     ends: Sequence[Sequence[bool]] | None = None,
 ) -> Lesson:
-    """`examples[role][row]`, in `frame` but for those of their own; `roles[role]` is what its prompts begin with,
-    if anything.
+    """`examples[role][row]`; `roles[role]` is what its prompts begin with, if anything.
 
     Where `ends` is false the answer may go on: its end is neither taught nor asked for.
     """
@@ -77,14 +76,14 @@ def lesson(
     eos = backbone.tokenizer.eos_token_id
     stop = [eos if eos is not None else min(backbone.stops)]
     for i, (few, role) in enumerate(zip(examples, roles, strict=True)):
-        answers.append([])
-        prompts.append([])
-        for j, example in enumerate(few):
-            around = example.frame or frame
-            end = stop if ends is None or ends[i][j] else []
-            written = answer_tokens(backbone, around, example.answer) + end
-            answers[-1].append(written)
-            prompts[-1].append(framed(backbone, around, example.prompt, role) + written)
+        written = [
+            answer_tokens(backbone, frame, example.answer) + (stop if ends is None or ends[i][j] else [])
+            for j, example in enumerate(few)
+        ]
+        answers.append(written)
+        prompts.append(
+            [framed(backbone, frame, example.prompt, role) + end for example, end in zip(few, written, strict=True)]
+        )
     rows = Rows.of(prompts, backbone.padding, backbone.device)
     if rows.ids.shape[1] > backbone.window:
         raise UserError(f"An example of {rows.ids.shape[1]} tokens is longer than the {backbone.window} a model reads.")
@@ -140,8 +139,7 @@ def chosen(backbone: Backbone, frame: str, scores: Tensor, given: Lesson, exampl
     found = []
     starts = given.counts.sum(-1).long().cumsum(0) - given.counts.sum(-1).long()
     for start, example in zip(starts.tolist(), examples, strict=True):
-        around = example.frame or frame
-        tokens = [answer_tokens(backbone, around, choice)[0] for choice in example.choices]
+        tokens = [answer_tokens(backbone, frame, choice)[0] for choice in example.choices]
         best = int(scores[start, tokens].argmax())
-        found.append(tokens[best] == answer_tokens(backbone, around, example.answer)[0])
+        found.append(tokens[best] == answer_tokens(backbone, frame, example.answer)[0])
     return found

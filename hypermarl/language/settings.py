@@ -88,7 +88,6 @@ class TeachConfig:
     rows: int = 2
     unrelated: float = 0.0  # weight of the divergence from the frozen model on what has nothing to do with any role
     unrelated_every: int = 4  # updates from one that asks for that to the next
-    unrelated_frames: tuple[str, ...] = ()  # others than the roles', for a quarter of that; chat only where known
     distil: float = 0.0  # share of the loss that imitates the frozen model with the description in its prompt
     noise: float = 0.0  # added to encoded descriptions in training, in units of how far they are apart
     mix: float = 0.0  # share of another role's description that is mixed into a role's in training, at most
@@ -158,13 +157,8 @@ class LanguageConfig:
             raise UserError(
                 "description.contrast compares several wordings of a role; in an environment there is one: set it to 0."
             )
-        for key, frames in (
-            ("backbone.frame", [self.backbone.frame]),
-            ("teach.unrelated_frames", self.teach.unrelated_frames),
-        ):
-            for frame in frames:
-                if frame != "chat" and frame.count("{prompt}") != 1:
-                    raise UserError(f"{key}: {frame!r} is neither chat nor a text with {{prompt}} in it once.")
+        if self.backbone.frame != "chat" and self.backbone.frame.count("{prompt}") != 1:
+            raise UserError("backbone.frame must be chat, or a text with {prompt} in it once.")
         self._check_ranges()
 
     def _check_ranges(self) -> None:

@@ -16,13 +16,11 @@ Part = Literal["trained", "recombined", "new"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What an agent reads, and all that it must write. `choices` are answers to choose among, where scored so; `frame`
-    is what surrounds the prompt, where it is not that of the run."""
+    """What an agent reads, and all that it must write. `choices` are answers to choose among, where scored so."""
 
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
-    frame: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from hypermarl.language.tasks import make_task
 from hypermarl.spec import Weights
 
 KEPT = 1024  # unrelated examples of which is remembered what the frozen model expects, 0.2 MB a token of SmolLM2
-FRAMED = 0.25  # share of unrelated examples that come in other frames than the roles'
 DRAWS = 4  # of an example whose answer is to differ
 
 
@@ -43,8 +41,6 @@ class Teaching:
         self.numbers = {role.name: i for i, role in enumerate(self.learned)}
         texts = [role.wordings[0] for role in self.learned]
         self._ready = False
-        chats = bool(getattr(self.backbone.tokenizer, "chat_template", None))
-        self._frames = [frame for frame in config.teach.unrelated_frames if chats or frame != "chat"]
         self._unmoved: dict[Example, Tensor] = {}  # [tokens, V]
         if fresh:
             self._read()
@@ -74,7 +70,7 @@ class Teaching:
         apart = due and bool(self.task.unrelated)
         if apart:
             for few in examples:
-                few.append(self._aside(rng))
+                few.append(rng.choice(self.task.unrelated))
         given = self.lesson(examples, told, apart)
         weights = self.actor.weights(self._blurred(self.who(roles, told)))
         scores = self.scores(given, weights)
@@ -196,14 +192,6 @@ class Teaching:
             found.append(example)
         return found
 
-    def _aside(self, rng: random.Random) -> Example:
-        """An unrelated example, some in other frames than the roles': what an adapter leaves alone in one frame it need
-        not in another."""
-        example = rng.choice(self.task.unrelated)
-        if self._frames and rng.random() < FRAMED:
-            return replace(example, frame=rng.choice(self._frames))
-        return example
-
     def _shuffled(self, roles: Sequence[Role], wordings: Sequence[str]) -> list[str]:
         """The control: always the same wrong role's words for a role."""
         del wordings
@@ -229,8 +217,7 @@ class Teaching:
 
     def _expected(self, examples: Sequence[Example], told: Sequence[str]) -> Tensor:
         """What the frozen model expects of unrelated examples, one of each role, `[P, V]`."""
-        kinds = len(self.task.unrelated) * (1 + len(self._frames))
-        if self.config.sharing.id_in_observation or kinds > KEPT:
+        if self.config.sharing.id_in_observation or len(self.task.unrelated) > KEPT:
             return self.scores(self.lesson([[example] for example in examples], told, True))
         for example in examples:
             if example not in self._unmoved:  # each by itself: in a batch its last bits would depend on the others

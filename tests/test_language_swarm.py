@@ -262,7 +262,7 @@ def test_memory_is_the_model_once_and_each_adapter() -> None:
 @pytest.mark.parametrize(
     "prompts, sentence",
     [
-        ({"cleric": "red"}, "no agent 'cleric' in this swarm; did you mean 'clerk'"),
+        ({"cleric": "red"}, "no agent 'cleric' in this swarm; did you mean 'clerk'[?]$"),
         ({"zzz": "red"}, "no agent 'zzz' in this swarm; it has auditor, clerk"),
         ({}, "Nothing was asked"),
         ({"clerk": []}, "Nothing was asked"),

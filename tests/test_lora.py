@@ -178,7 +178,7 @@ def test_slots_are_modules_and_their_members_layers() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(UserError, match="no linear module 'upp'; did you mean 'up'"):
+    with pytest.raises(UserError, match="no linear module 'upp'; did you mean 'up'[?]$"):
         LoRATarget.from_model(network(), ["upp"])
     with pytest.raises(UserError, match="no linear module 'bend'; it has up"):
         LoRATarget.from_model(network(), ["bend"])

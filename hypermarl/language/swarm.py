@@ -65,8 +65,8 @@ def check_known(agent: str, agents: Sequence[str]) -> None:
     """A UserError unless `agent` is one of them."""
     if agent not in agents:
         close = difflib.get_close_matches(agent, agents, n=1)
-        known = f"did you mean {close[0]!r}" if close else f"it has {_few(agents)}"
-        raise UserError(f"There is no agent {agent!r} in this swarm; {known}.")
+        known = f"did you mean {close[0]!r}?" if close else f"it has {_few(agents)}."
+        raise UserError(f"There is no agent {agent!r} in this swarm; {known}")
 
 
 class Swarm:

@@ -150,7 +150,7 @@ class LoRATarget:
         for module in dict.fromkeys(modules):
             paths = [path for path in linear if f".{path}".endswith(f".{module}") and ".experts." not in path]
             if not paths:
-                raise UserError(f"The model has no linear module {module!r}; {_nearest(module, linear)}.")
+                raise UserError(f"The model has no linear module {module!r}; {_nearest(module, linear)}")
             sites += [Site(path, module, linear[path].in_features, linear[path].out_features) for path in paths]
         if not sites or len({site.path for site in sites}) < len(sites):
             raise UserError(f"These modules name no layer, or one twice: {', '.join(modules) or '(none)'}.")
@@ -238,4 +238,4 @@ def _one(tensor: Tensor, agent: int) -> Tensor:
 def _nearest(module: str, linear: Mapping[str, nn.Linear]) -> str:
     names = sorted({path.rpartition(".")[2] for path in linear})
     close = difflib.get_close_matches(module, names, n=1)
-    return f"did you mean {close[0]!r}" if close else f"it has {', '.join(names) or 'none'}"
+    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names) or 'none'}."

@@ -26,6 +26,7 @@ from hypermarl.targets import LoRATarget
 
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 READ = 16  # texts from which a reader learns what states are like
+AGAIN = "\n"  # between a text and itself, read twice (in the manner of echo embeddings, arXiv 2402.15449)
 TOGETHER = 64  # sentences encoded at a time
 WORDED = 2048  # texts at most from which is learned how one agent's wordings differ
 Encoded = Tensor | States
@@ -95,7 +96,12 @@ class Descriptions:
     def _encode(self, text: str) -> Tensor:
         if self.whole:
             layers = (0, *self.config.layers)  # what a reader takes, and what shows it where
-            return layer_states(self.backbone, [text], layers).values[0].to(self.backbone.model.dtype)
+            before = f"{text}{AGAIN}" if self.config.twice else ""
+            states = layer_states(self.backbone, [before + text], layers).values[0].to(self.backbone.model.dtype)
+            if not before:
+                return states
+            first = len(self.backbone.encode(before, chat=False))
+            return states[:, first - 1 :].clone()  # with the token between, as a reader does not look at the first one
         if not self.by_sentence:
             return self._vectors([text])[0]
         said = sentences(text) or [text]

@@ -58,7 +58,8 @@ def measure(config: LanguageConfig, backbone: Backbone) -> tuple[Callable[[str],
         windows.append(encoder.window)
     if config.description.encoder != "sentence":
         counts.append(lambda text: len(backbone.encode(text, chat=False)))
-        windows.append(backbone.window)
+        again = config.description.twice and config.sharing.conditioning == "reader"
+        windows.append(backbone.window // 2 - 1 if again else backbone.window)  # less one for what is between
 
     def longest(text: str) -> int:
         parts = sentences(text) if config.description.sentences and config.sharing.conditioning != "reader" else [text]

@@ -4,7 +4,8 @@ A reader that was learned together with the generator knew the words of policies
 updates (experiments/LOG.md): a condition is to be read and to be obeyed, and neither is of use without the other.
 Reading alone is learned in some hundred steps, and no language model is run for it: of two wordings of many agents,
 which belong together (InfoNCE, arXiv 1807.03748)? Codes are whitened over a batch, or the first thing that tells most
-agents apart would be enough.
+agents apart would be enough. And half of a batch are the other half's rivals, who are described in nearly the same
+words: of agents drawn at random hardly two have the same words in another order, so who does what need not be read.
 
 Letters: `B` agents of a batch, `N` agents, `M` wordings of each, `f` features.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,7 +26,7 @@ from hypermarl.language.reader import Reader
 from hypermarl.monitoring.progress import Progress
 
 AGENTS = 96  # of a batch, at most
-READ = 4200  # texts at most: as many wordings of every agent, drawn for each by itself
+READ = 8000  # texts at most: as many wordings of every agent, drawn for each by itself
 LR, WARMUP, DECAY, NORM = 2e-3, 30, 1e-2, 1.0
 TEMPERATURE = 0.1
 RIDGE = 1e-3  # of the features' mean square, so that whitening stays finite
@@ -53,12 +55,16 @@ def tell_apart(
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LR, weight_decay=DECAY)
     rng = random.Random(f"contrast {seed}")
     few = [rng.sample(list(told), max(2, min(min(map(len, wordings)), READ // len(wordings)))) for told in wordings]
+    near = rivals(wordings)
     with Progress(steps, title="learning to read", unit="steps", shown=shown) as progress:
         for step in range(steps):
             for group in optimizer.param_groups:
                 fall = 0.5 + 0.5 * math.cos(math.pi * step / steps)
                 group["lr"] = LR * min(1.0, (step + 1) / WARMUP) * fall
             some = rng.sample(range(len(wordings)), min(AGENTS, len(wordings)))
+            if len(wordings) > AGENTS:
+                half = some[: AGENTS // 2]
+                some = list(dict.fromkeys(half + [near[i] for i in half] + some))[:AGENTS]
             pairs = [rng.sample(few[i], 2) for i in some]
             features = reader.features(read([one for one, _ in pairs] + [other for _, other in pairs]))
             contrast(features).backward()
@@ -73,6 +79,21 @@ def tell_apart(
         raise UserError(
             f"After {steps} steps the reader tells no descriptions apart; raise description.contrast, or set it to 0."
         )
+
+
+def rivals(wordings: Sequence[Sequence[str]]) -> list[int]:
+    """For every agent the other one that has most words in common with it, in
+    however many of their wordings; rare words count more."""
+    said = [[set(re.findall(r"\w+", text.lower())) for text in told] for told in wordings]
+    places = {word: i for i, word in enumerate(sorted({word for told in said for text in told for word in text}))}
+    shares = torch.zeros(len(said), len(places))  # of an agent's wordings, in which a word stands
+    for row, told in zip(shares, said, strict=True):
+        for words in told:
+            row[[places[word] for word in words]] += 1.0 / len(told)
+    rare = -shares.mean(0).log()  # 0 for what is said of everybody
+    alike = (shares * rare) @ shares.mT
+    alike.fill_diagonal_(-torch.inf)
+    return [int(i) for i in alike.argmax(1)]
 
 
 def contrast(features: Tensor) -> Tensor:

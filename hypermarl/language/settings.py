@@ -38,6 +38,7 @@ class DescriptionConfig:
     width: int = 128  # of a reader
     queries: int = 8
     blocks: int = 1
+    twice: bool = False  # a reader has a text read twice and looks at the second time, when its end is known
     contrast: int = 0  # steps in which a reader learns to tell descriptions apart; then it is fixed. 0: with the rest
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hypermarl.errors import UserError
 from hypermarl.language.task import Example, Part, Role, Task
+from hypermarl.language.tasks.conditional_wordings import compose
 
 # one token each, with a space before and without, and in no wording below
 ACTIONS = ("keep", "drop", "open", "close", "send", "hold", "buy", "sell", "push", "pull", "wait", "move")
@@ -83,6 +84,7 @@ MEMBERS: dict[str, str] = {
 PLURALS = {"fish": "fish", "country": "countries", "city": "cities"}  # of the others, with an s
 
 HELD_OUT = 6  # words of every category that only tests ask for
+COMPOSED = 1000  # wordings of a policy at most
 OF_THREE = 3  # one of so many combinations is never trained
 
 # {one} "a fruit", {kind} "fruit", {many} "fruits", {Many} "Fruits"; {a} if it is one, {b} if not. Several put b first.
@@ -122,7 +124,8 @@ class Policy:
     def name(self) -> str:
         return f"{self.category}/{self.then}/{self.other}"
 
-    def role(self, part: Part) -> Role:
+    def role(self, part: Part, composed: int = 0) -> Role:
+        """In the wordings above or, if so many are to be `composed`, in those of its own."""
         many = PLURALS.get(self.category, f"{self.category}s")
         words = {
             "kind": self.category,
@@ -133,11 +136,20 @@ class Policy:
             "b": self.other,
         }
         said, unseen = (tuple(text.format(**words) for text in texts) for texts in (WORDINGS, UNSEEN))
+        if composed:
+            rng = random.Random(f"conditional wordings {self.name}")
+            found: dict[str, None] = {}
+            while len(found) < composed:
+                found[compose(rng, **words)] = None
+            said = tuple(found)
         return Role(self.name, self.category, said, unseen, part)
 
 
-def make(categories: int = 15, pairs: int = 132, seed: int = 0) -> Task:
+def make(categories: int = 15, pairs: int = 132, wordings: int = 0, seed: int = 0) -> Task:
     """`categories * pairs` policies, a third of them never trained; fewer of either make a smaller task.
+
+    All are described in the same fourteen wordings or, if `wordings` are asked for, each in so many of its own, put
+    together from phrases: who does what is then to be read in sentences of any kind.
 
     Fewer are not easier: a generator that learned 300 of 450 policies knew two thirds of those and none of the others,
     of 1,320 of 1,980 as many as it is asked for (experiments/LOG.md).
@@ -149,6 +161,8 @@ def make(categories: int = 15, pairs: int = 132, seed: int = 0) -> Task:
     most = len(ACTIONS) * (len(ACTIONS) - 1)
     if not 2 <= categories <= len(MEMBERS):
         raise UserError(f"The task conditional has 2 to {len(MEMBERS)} categories, not {categories}.")
+    if not 0 <= wordings <= COMPOSED or wordings == 1:
+        raise UserError(f"A policy has 2 to {COMPOSED} composed wordings, or 0 for the fourteen, not {wordings}.")
     if not 6 <= pairs <= most:
         raise UserError(f"The task conditional has 6 to {most} pairs of words, not {pairs}.")
     rng = random.Random(f"conditional {seed}")
@@ -166,7 +180,7 @@ def make(categories: int = 15, pairs: int = 132, seed: int = 0) -> Task:
         word = rng.choice(asked[category][test])
         return Example(word, policy.then if member else policy.other, (policy.then, policy.other))
 
-    return Task("conditional", tuple(policy.role(part) for policy, part in policies.items()), draw)
+    return Task("conditional", tuple(policy.role(part, wordings) for policy, part in policies.items()), draw)
 
 
 def word_pairs(count: int) -> list[tuple[str, str]]:

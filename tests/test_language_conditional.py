@@ -13,10 +13,11 @@ import pytest
 from hypermarl.errors import UserError
 from hypermarl.language.examination import columns
 from hypermarl.language.task import Role, Task
+from hypermarl.language.tasks import conditional_wordings as phrases
 from hypermarl.language.tasks import make_task
 from hypermarl.language.tasks.conditional import ACTIONS, HELD_OUT, MEMBERS, UNSEEN, WORDINGS, word_pairs
 
-SIZES = [{}, {"categories": 8, "pairs": 12}, {"categories": 2, "pairs": 7}, {"seed": 1}]
+SIZES = [{}, {"categories": 8, "pairs": 12}, {"categories": 2, "pairs": 7, "wordings": 3}, {"seed": 1}]
 LOOKUP = {word: category for category, words in MEMBERS.items() for word in words.split()}
 
 
@@ -71,18 +72,60 @@ def test_pairs_come_in_both_orders_and_words_have_several_partners(count: int) -
         assert min(partners.values()) >= 2 - count % 2 and len(partners) == min(12, (count + 1) // 2)
 
 
-def test_every_wording_tells_both_words_and_the_category() -> None:
-    for role in task().roles:
+@pytest.mark.parametrize("composed", [0, 5])
+def test_every_wording_tells_both_words_and_the_category(composed: int) -> None:
+    for role in task(wordings=composed).roles:
         category, then, other = parts(role)
-        assert len(set(role.wordings)) == 14 and len(set(role.unseen)) == 4
+        assert len(set(role.wordings)) == (composed or 14) and len(set(role.unseen)) == 4
         for text in role.wordings + role.unseen:
             words = re.findall("[a-z]+", text.lower())
             assert set(words) & set(ACTIONS) == {then, other}
             stem = {"country": "countr", "city": "cit"}.get(category, category)
             assert any(word.startswith(stem) for word in words), text
-            assert "{" not in text and not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
+            assert not re.search(r"[{}]|<\w|\ba [aeiou]|\ban [^aeiou]|  |\. [a-z]|^[a-z]", text), text
+
+
+def test_wordings_put_either_word_first() -> None:
     first = [text.index("{b}") < text.index("{a}") for text in WORDINGS]
     assert 5 <= sum(first) <= 9 and 1 <= sum(text.index("{b}") < text.index("{a}") for text in UNSEEN) <= 3
+    composed = [role.wordings for role in task(wordings=9).of("trained")]
+    roles = [parts(role)[1:] for role in task().of("trained")]
+    later = [t.lower().index(b) < t.lower().index(a) for (a, b), few in zip(roles, composed, strict=True) for t in few]
+    assert 0.4 < sum(later) / len(later) < 0.6
+
+
+def test_policies_have_composed_wordings_of_their_own_and_none_of_those_kept_for_tests() -> None:
+    one, plain = task(wordings=6), task()
+    kept = {text for role in plain.roles for text in role.unseen}
+    assert [role.unseen for role in one.roles] == [role.unseen for role in plain.roles]
+    assert [(role.name, role.part) for role in one.roles] == [(role.name, role.part) for role in plain.roles]
+    templates = Counter(
+        text.lower().replace(parts(role)[1], "A").replace(parts(role)[2], "B").replace(role.family, "C")
+        for role in one.roles
+        for text in role.wordings
+    )
+    assert len(templates) > 0.55 * 6 * len(one.roles), "most are nobody else's"
+    assert not kept & {text for role in one.roles for text in role.wordings}
+    used = {name for few in phrases.PHRASES.values() for phrase in few for name in re.findall("<([^>]+)>", phrase)}
+    assert used | {"text"} == set(phrases.PHRASES)
+
+
+def test_composed_wordings_say_which_word_is_for_which() -> None:
+    """Clause by clause: a word said of others than the category is `{b}`, one said of the category `{a}`."""
+    others = re.compile(
+        "<otherwise>|<elsewhere>|<usually>|<it is not>|<all else>|<all but>|unless|not {kind}|no {kind}|other$"
+    )
+    its = re.compile("<when>|<for>|<if so>|{many}|{one}|{kind}")
+    checked = 0
+    for text in phrases.PHRASES["text"]:
+        for clause in re.split(r"<and>|<but>|[.;] |, (?={[ab]})", text.rstrip(".")):
+            words = re.findall("{([ab])}", clause)
+            if len(words) == 1:
+                turned = "<otherwise>" in clause and "<it is not>" in text
+                assert (words[0] == "b") == (bool(others.search(clause)) != turned), (clause, text)
+                assert others.search(clause) or its.search(clause), (clause, text)
+                checked += 1
+    assert checked == 2 * (len(phrases.PHRASES["text"]) - 4), "four name both words first, and then whose they are"
 
 
 def test_order_of_words_tells_nothing_and_reversed_policies_differ() -> None:
@@ -128,6 +171,9 @@ def test_a_seed_decides_all() -> None:
         ({"categories": 1}, "2 to 15 categories, not 1"),
         ({"pairs": 5}, "6 to 132 pairs of words, not 5"),
         ({"pairs": 133}, "6 to 132 pairs of words, not 133"),
+        ({"wordings": 1}, "2 to 1000 composed wordings, or 0 for the fourteen, not 1"),
+        ({"wordings": 1001}, "not 1001"),
+        ({"wordings": -1}, "not -1"),
         ({"pears": 12}, "unexpected keyword argument 'pears'"),
     ],
 )

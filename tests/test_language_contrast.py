@@ -13,8 +13,9 @@ from small import close, rng
 from small_runs import GAME, TASK, config, taught
 
 from hypermarl.errors import UserError
+from hypermarl.language import contrast as contrasts
 from hypermarl.language import run as runs
-from hypermarl.language.contrast import RIDGE, TEMPERATURE, contrast, tell_apart
+from hypermarl.language.contrast import RIDGE, TEMPERATURE, contrast, rivals, tell_apart
 from hypermarl.language.encoders import States, layer_states
 from hypermarl.language.load import open_author
 from hypermarl.language.reader import Reader
@@ -91,6 +92,45 @@ def test_contrast_is_that_of_whitened_features() -> None:
     wanted = -0.5 * ((alike.diag() / alike.sum(0)).log() + (alike.diag() / alike.sum(1)).log()).mean()
     close(contrast(features).double(), wanted, atol=1e-4)
     close(contrast(features @ torch.diag(torch.tensor([5.0, 1.0, 0.3, 2.0]))), contrast(features), atol=0.1)
+
+
+def test_rivals_have_most_words_in_common_and_rare_words_count_more() -> None:
+    same = ("say {1} of {0}, else {2}", "otherwise {2}, but {1} if it is {0}")
+    agents = [("birds", "keep", "drop"), ("fish", "keep", "drop"), ("birds", "Keep", "open"), ("birds", "drop", "keep")]
+    found = rivals([[text.format(*agent) for text in same] for agent in agents])
+    assert found[0] == 3 and found[3] == 0
+    numbers = ([f"so it is {number}"] for number in ("one", "two", "three"))
+    rare = [["so it is zebra"], ["Zebra"], ["so it is"], *numbers]
+    assert rivals(rare)[:2] == [1, 0], "most have the other three words"
+    once = [["moon sun", "moon"], ["moon two", "moon one"], ["sun three", "four"], ["six"], ["five"]]
+    assert rivals(once)[0] == 1, "sun stands in half of its wordings only"
+    pair = rivals(wordings(PAIRS))
+    for (one, other), i in zip(PAIRS, pair, strict=True):
+        if (other, one) in PAIRS and one != other:
+            assert PAIRS[i] == (other, one)
+
+
+def test_half_of_a_large_batch_are_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrasts, "AGENTS", 6)
+    told = wordings(PAIRS)
+    owner = {text: i for i, few in enumerate(told) for text in few}
+    near = rivals(told)
+    batches: list[list[int]] = []
+
+    def noting(texts: Sequence[str]) -> States:
+        batches.append([owner[text] for text in texts])
+        return read(texts)
+
+    tell_apart(reader(), told, noting, steps=12, seed=1)
+    for batch in batches[:12]:
+        some = batch[: len(batch) // 2]
+        assert some == batch[len(batch) // 2 :] and len(set(some)) == len(some) <= 6
+        assert {near[i] for i in some[:3]} <= set(some)
+    assert len({tuple(batch) for batch in batches[:12]}) == 12
+    monkeypatch.setattr(contrasts, "AGENTS", len(PAIRS))
+    batches.clear()
+    tell_apart(reader(), told, noting, steps=1, seed=1)
+    assert sorted(batches[0][: len(PAIRS)]) == list(range(len(PAIRS))), "of few agents all, each once"
 
 
 def test_a_run_reads_first_and_trains_the_generator_only(

@@ -17,11 +17,13 @@ import hypermarl
 from hypermarl.errors import UserError
 from hypermarl.language import room
 from hypermarl.language import run as runs
+from hypermarl.language.agents import Descriptions
 from hypermarl.language.compose import composed, cut, measure
 from hypermarl.language.export import served
 from hypermarl.language.judge import open_learner
 from hypermarl.language.load import load_swarm, open_author
 from hypermarl.language.rows import Sampling
+from hypermarl.language.settings import DescriptionConfig
 from hypermarl.language.swarm import Swarm
 from hypermarl.runs import RunFolder
 
@@ -325,7 +327,20 @@ def test_of_two_encoders_the_one_that_reads_less_says_how_long_a_chunk_is(monkey
     monkeypatch.setattr("hypermarl.language.compose.SentenceEncoder", lambda device: sentence)
     found = {}
     for encoder in ("sentence", "states", "both"):
-        config = SimpleNamespace(description=SimpleNamespace(encoder=encoder, sentences=False))
+        config = SimpleNamespace(description=SimpleNamespace(encoder=encoder, sentences=False, twice=False))
         tokens, window = measure(config, tiny.backbone())  # type: ignore[arg-type]
         found[encoder] = tokens("red cat sun"), window
     assert found == {"sentence": (6, 9), "states": (3, 40), "both": (6, 9)}
+
+
+@pytest.mark.parametrize("conditioning, window", [("reader", 19), ("text", 40)])
+def test_read_twice_a_text_may_be_half_as_long(conditioning: str, window: int) -> None:
+    description = DescriptionConfig(encoder="states", layers=(1, 2), twice=True)
+    config = SimpleNamespace(description=description, sharing=SimpleNamespace(conditioning=conditioning))
+    assert measure(config, tiny.backbone())[1] == window  # type: ignore[arg-type]
+    if conditioning == "reader":
+        text = " ".join(["red"] * window)
+        known = Descriptions(description, tiny.backbone(), whole=True)
+        assert known([text]).mask.sum() == window + 1  # type: ignore[union-attr]
+        with pytest.raises(UserError, match="A text of 42 tokens is longer than the 40"):
+            known([text + " red red"])

@@ -231,6 +231,19 @@ def test_a_text_is_encoded_the_same_whoever_stands_beside_it() -> None:
                 assert torch.equal(together[i], alone[0])
 
 
+def test_read_twice_the_first_word_knows_of_the_last() -> None:
+    config = DescriptionConfig(encoder="states", layers=(1, 2), twice=True)
+    backbone = tiny.backbone()
+    again, other = (Descriptions(config, backbone, whole=True)([text]) for text in ("red cat sun", "red cat moon"))
+    assert isinstance(again, States) and isinstance(other, States)
+    both = layer_states(backbone, ["red cat sun red cat sun"], (0, 1, 2)).values
+    assert torch.equal(again.values, both[:, :, 2:]), "the second time, behind one token that is not looked at"
+    assert torch.equal(again.values[:, 0, 1:3], other.values[:, 0, 1:3]), "before any layer a word is but itself"
+    assert (again.values[:, 2, 1] - other.values[:, 2, 1]).abs().max() > 0.01
+    once, changed = (layer_states(backbone, [text], (2,)).values for text in ("red cat sun", "red cat moon"))
+    assert torch.equal(once[:, :, :2], changed[:, :, :2]), "read once it does not"
+
+
 def test_both_is_a_sentence_and_then_the_states_of_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = torch.tensor([[0.6, -0.8, 0.0]])
     monkeypatch.setattr("hypermarl.language.agents.SentenceEncoder", lambda device: lambda texts: sentence)

@@ -15,7 +15,7 @@ PROMPTED = 150  # updates of a model that reads its role in the prompt, in the C
 PLAIN = "train.average=0 teach.unrelated_every=2"  # the preset before it had an average
 
 CONDITIONAL = "language train task=conditional teach.items=1"
-OWN = "task.options.wordings=6 description.twice=true description.contrast=800 teach.asked=440"  # each in its own wordings
+OWN = "task.options.wordings=6 description.twice=true description.contrast=800 teach.asked=440"
 DOCUMENTS = "language train task=documents task.options.seed=1"  # other documents than those a setting was found on
 GAME = "swarm train env=words"
 

@@ -15,7 +15,7 @@ PROMPTED = 150  # updates of a model that reads its role in the prompt, in the C
 PLAIN = "train.average=0 teach.unrelated_every=2"  # the preset before it had an average
 
 CONDITIONAL = "language train task=conditional teach.items=1"
-OWN = "task.options.wordings=6 description.twice=true description.contrast=800 teach.asked=440"
+FOURTEEN = "task.options.wordings=0 teach.asked=1320"  # wordings that all policies share
 DOCUMENTS = "language train task=documents task.options.seed=1"  # other documents than those a setting was found on
 GAME = "swarm train env=words"
 
@@ -40,11 +40,12 @@ CELLS: dict[str, dict[str, str]] = {
         "shared": f"{ROLES} sharing=shared {PLAIN} train.updates={PROMPTED}",
     },
     "conditional": {
-        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader",
-        "hyper_reader, own wordings": f"{CONDITIONAL} sharing=hyper_reader {OWN}",
-        "hyper_text": f"{CONDITIONAL} sharing=hyper_text",
-        "shared_id": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.updates=1000 train.evaluate_every=650",
-        "shared": f"{CONDITIONAL} sharing=shared train.lr=1e-3 train.updates=250",
+        "hyper_reader, own wordings": f"{CONDITIONAL} sharing=hyper_reader",
+        "shared_id, own wordings": f"{CONDITIONAL} sharing=shared_id train.lr=1e-3 train.evaluate_every=500",
+        "hyper_text, own wordings": f"{CONDITIONAL} sharing=hyper_text",
+        "hyper_reader": f"{CONDITIONAL} sharing=hyper_reader {FOURTEEN} description.twice=false description.contrast=300",
+        "shared_id": f"{CONDITIONAL} sharing=shared_id {FOURTEEN} train.lr=1e-3 train.evaluate_every=650",
+        "shared": f"{CONDITIONAL} sharing=shared {FOURTEEN} train.lr=1e-3 train.updates=250",
     },
     "documents": {
         "hyper_document": f"{DOCUMENTS} sharing=hyper_document",

@@ -62,9 +62,8 @@ def tell_apart(
                 fall = 0.5 + 0.5 * math.cos(math.pi * step / steps)
                 group["lr"] = LR * min(1.0, (step + 1) / WARMUP) * fall
             some = rng.sample(range(len(wordings)), min(AGENTS, len(wordings)))
-            if len(wordings) > AGENTS:
-                half = some[: AGENTS // 2]
-                some = list(dict.fromkeys(half + [near[i] for i in half] + some))[:AGENTS]
+            half = some[: AGENTS // 2]
+            some = list(dict.fromkeys(half + [near[i] for i in half] + some))[:AGENTS]
             pairs = [rng.sample(few[i], 2) for i in some]
             features = reader.features(read([one for one, _ in pairs] + [other for _, other in pairs]))
             contrast(features).backward()

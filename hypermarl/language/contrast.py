@@ -81,8 +81,8 @@ def tell_apart(
 
 
 def rivals(wordings: Sequence[Sequence[str]]) -> list[int]:
-    """For every agent the other one that has most words in common with it, in
-    however many of their wordings; rare words count more."""
+    """For every agent the other one that has most words in common with it: a word counts by the share of either's
+    wordings it stands in, and the more, the rarer it is."""
     said = [[set(re.findall(r"\w+", text.lower())) for text in told] for told in wordings]
     places = {word: i for i, word in enumerate(sorted({word for told in said for text in told for word in text}))}
     shares = torch.zeros(len(said), len(places))  # of an agent's wordings, in which a word stands

@@ -1,6 +1,6 @@
 """Many ways to say a conditional policy, put together from phrases: `{a}` if it is `{one}`, `{b}` if not.
 
-A dozen wordings are a dozen examples of what decides which word is for which; here there are some hundred thousand.
+A dozen wordings are a dozen examples of what decides which word is for which; here there are close to three million.
 What tests are worded in stands in `conditional` and is made of none of these sentences.
 """
 

@@ -21,6 +21,7 @@ from hypermarl.config import build, compose, to_dict
 from hypermarl.envs.interface import Continuous, Discrete, EnvironmentFault
 from hypermarl.errors import UserError
 from hypermarl.marl.settings import ExperimentConfig, TrainConfig
+from hypermarl.typed import arguments
 
 DISPERSION = "env=vmas/dispersion"
 
@@ -285,6 +286,22 @@ def test_wrong_types_are_refused_with_what_was_expected(key: str, value: Any, ex
     with pytest.raises(UserError, match=expected) as caught:
         build(Outer, {"name": "x", key: value})
     assert str(caught.value).startswith(key)
+
+
+def test_arguments_of_a_function_are_read_as_it_annotates_them() -> None:
+    def make(size: int, limits: int | tuple[int, int] = 3, name: str = "x") -> None: ...
+
+    assert arguments(make, {"size": 1e3, "limits": [2, 4]}) == {"size": 1000, "limits": (2, 4)}
+    for options, sentence in (
+        ({"size": "many"}, "^here.size must be a whole number, not 'many'"),
+        ({"limits": [1]}, r"^here.limits must be a whole number or a list of 2, each a whole number, not \[1\]"),
+        ({"nam": "y"}, "^Unknown key 'here.nam'; did you mean 'here.name'"),
+        ({"return": 1}, "^Unknown key 'here.return'; did you mean"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            arguments(make, options, "here")
+    with pytest.raises(UserError, match="^Unknown key 'here.size'; there are none here"):
+        arguments(lambda: None, {"size": 1}, "here")
 
 
 def test_an_error_of_the_dataclass_itself_names_the_group() -> None:

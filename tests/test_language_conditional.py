@@ -174,7 +174,8 @@ def test_a_seed_decides_all() -> None:
         ({"wordings": 1}, "2 to 1000 composed wordings, or 0 for the fourteen, not 1"),
         ({"wordings": 1001}, "not 1001"),
         ({"wordings": -1}, "not -1"),
-        ({"pears": 12}, "unexpected keyword argument 'pears'"),
+        ({"wordings": "many"}, "task.options.wordings must be a whole number, not 'many'"),
+        ({"pears": 12}, "Unknown key 'task.options.pears'; did you mean 'task.options.pairs'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:

@@ -173,7 +173,7 @@ def test_what_is_unrelated_is_so_and_is_kept_apart() -> None:
 def test_a_role_short_of_descriptions_and_unknown_options_are_refused() -> None:
     with pytest.raises(UserError, match="'format/x' has 1 descriptions; it needs 8"):
         define("format", "x", "x", lambda colour, thing: thing, "Say it.")
-    with pytest.raises(UserError, match="task roles"):
+    with pytest.raises(UserError, match="Unknown key 'task.options.size'; there are none here"):
         make_task("roles", {"size": 3})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypermarl.errors import UserError
 from hypermarl.language.task import Task
+from hypermarl.typed import arguments
 
 # name -> the module whose function `make(**options)` returns the task
 TASKS: dict[str, str] = {
@@ -19,13 +20,10 @@ TASKS: dict[str, str] = {
 
 
 def make_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """The task called `name`; its options go to it unchanged."""
+    """The task called `name`; its options are the arguments of its `make`."""
     if name not in TASKS:
         close = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
         raise UserError(f"There is no task {name!r}; did you mean {close[0]!r}?")
-    module = import_module(TASKS[name], __name__)
-    try:
-        task: Task = module.make(**(options or {}))
-    except TypeError as error:
-        raise UserError(f"task {name}: {error}") from None
+    make = import_module(TASKS[name], __name__).make
+    task: Task = make(**arguments(make, options or {}, "task.options"))
     return task

@@ -11,7 +11,6 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from hypermarl.errors import UserError
 from hypermarl.language.task import Example, Part, Role, Task
@@ -29,8 +28,8 @@ _SECTION = 7  # sentences
 def make(
     documents: int = 400,
     held_out: int = 60,
-    clauses: int | Sequence[int] = 12,
-    words: int | Sequence[int] = (440, 840),
+    clauses: int | tuple[int, int] = 12,
+    words: int | tuple[int, int] = (440, 840),
     topics: int = len(TOPICS),
     texts: int = 1,
     seed: int = 0,
@@ -42,8 +41,8 @@ def make(
     (440, 1650) gives 500 to 2,000 tokens. More documents of a seed begin with those of fewer, and those held out stay
     the same. Tests ask in other words than training does.
     """
-    low, high = _two("words are the fewest and the most of a document", words)
-    few, many = _two("clauses are the fewest and the most of a document", clauses)
+    low, high = (words, words) if isinstance(words, int) else words
+    few, many = (clauses, clauses) if isinstance(clauses, int) else clauses
     _check(documents, held_out, few, many, topics, texts, low, high)
     facts: dict[str, Facts] = {}
     roles: dict[Part, list[Role]] = {"trained": [], "new": []}
@@ -130,14 +129,6 @@ def _text(facts: Facts, words: int, rng: random.Random) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _two(name: str, given: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(given, int):
-        return given, given
-    if len(given) != 2:
-        raise UserError(f"{name}, two numbers, not {list(given)}.")
-    return given[0], given[1]
 
 
 def _check(documents: int, held_out: int, few: int, many: int, topics: int, texts: int, low: int, high: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from hypermarl.language.examination import examine
 from hypermarl.language.judge import open_learner
 from hypermarl.language.task import Role
-from hypermarl.language.tasks.conditional import PLURALS, UNSEEN
+from hypermarl.language.tasks.conditional import UNSEEN, Policy
 
 ROLES, ITEMS = 60, 2
 CHOOSING = (
@@ -36,11 +36,7 @@ CHOOSING = (
 
 
 def said(template: str, role: Role) -> str:
-    category, then, other = role.name.split("/")
-    one = f"{'an' if category[0] in 'aeiou' else 'a'} {category}"
-    many = PLURALS.get(category, f"{category}s")
-    words = {"one": one, "One": one.capitalize(), "many": many, "Many": many.capitalize(), "kind": category}
-    text = template.format(**words, a=then, b=other)
+    text = template.format(**Policy(*role.name.split("/")).words)
     return text[0].upper() + text[1:]
 
 

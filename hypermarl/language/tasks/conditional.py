@@ -124,17 +124,17 @@ class Policy:
     def name(self) -> str:
         return f"{self.category}/{self.then}/{self.other}"
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What a wording has in its gaps."""
+        one = f"{'an' if self.category[0] in 'aeiou' else 'a'} {self.category}"
+        many = PLURALS.get(self.category, f"{self.category}s")
+        sorts = {"kind": self.category, "one": one, "One": one.capitalize(), "many": many, "Many": many.capitalize()}
+        return {**sorts, "a": self.then, "b": self.other}
+
     def role(self, part: Part, composed: int = 0) -> Role:
         """In the wordings above or, if so many are to be `composed`, in those of its own."""
-        many = PLURALS.get(self.category, f"{self.category}s")
-        words = {
-            "kind": self.category,
-            "one": f"{'an' if self.category[0] in 'aeiou' else 'a'} {self.category}",
-            "many": many,
-            "Many": many.capitalize(),
-            "a": self.then,
-            "b": self.other,
-        }
+        words = self.words
         said, unseen = (tuple(text.format(**words) for text in texts) for texts in (WORDINGS, UNSEEN))
         if composed:
             rng = random.Random(f"conditional wordings {self.name}")
